@@ -15,6 +15,7 @@ pub mod grammar;
 pub mod ids;
 pub mod names;
 pub mod paths;
+pub mod places;
 pub mod print;
 pub mod proxy;
 pub mod settings;

@@ -240,8 +240,8 @@ pub struct Server {
     /// The state in which an operator put it.
     #[serde(default)]
     pub mode: ServerMode,
-    /// Increased when a command gives it another address. Then it is another server, while another
-    /// answer of the resolver is the same server elsewhere.
+    /// Another number when a command puts it elsewhere ([`crate::places::settle_epochs`]). Then it
+    /// is another server, while another answer of the resolver is the same server elsewhere.
     #[serde(default)]
     pub epoch: u32,
 }
@@ -273,26 +273,6 @@ impl Server {
         const PRIME: u64 = 0x0000_0100_0000_01b3;
         let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(PRIME);
         self.address.to_string().bytes().fold(BASIS, step)
-    }
-
-    /// Sets the addresses of the server from a host. Addresses that the server already had by the
-    /// same host keep their order. So a name server that rotates its answers changes nothing.
-    pub(crate) fn relocate(&mut self, found: Vec<Address>, given: Option<Host>) {
-        let is_same = given.is_some() && given == self.given;
-        let mut ordered: Vec<Address> = self
-            .addresses()
-            .filter(|address| is_same && found.contains(address))
-            .cloned()
-            .collect();
-        for address in found {
-            if !ordered.contains(&address) {
-                ordered.push(address);
-            }
-        }
-        let mut ordered = ordered.into_iter();
-        if let Some(first) = ordered.next() {
-            (self.address, self.alternatives, self.given) = (first, ordered.collect(), given);
-        }
     }
 
     /// Sets the port of all its addresses; a path has no port.

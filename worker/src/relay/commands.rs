@@ -251,8 +251,8 @@ impl Relay<'_> {
 fn since(old: Option<&Server>, new: Option<&Server>) -> ServerSince {
     match (old, new) {
         (None, None) => ServerSince::Same,
-        (Some(old), Some(new)) if old.address != new.address => ServerSince::Replaced,
-        (Some(old), Some(new)) if old.alternatives != new.alternatives => ServerSince::Rerouted,
+        (Some(old), Some(new)) if old.epoch != new.epoch => ServerSince::Replaced,
+        (Some(old), Some(new)) if !old.addresses().eq(new.addresses()) => ServerSince::Rerouted,
         (Some(_), Some(_)) => ServerSince::Same,
         (Some(_), None) | (None, Some(_)) => ServerSince::Replaced,
     }

@@ -10,12 +10,13 @@ use std::time::Instant;
 use pen_config::apply;
 use pen_config::checks::Admission;
 use pen_config::ids::{ServerId, Target};
-use pen_config::settings::{Server, Settings};
+use pen_config::settings::Settings;
 use pen_ipc::text::error_text;
 use pen_status::event::EventKind;
 
 use crate::event_loop::Supervisor;
 use crate::event_loop::job::{PATIENCE, Progress, Requester};
+use crate::event_loop::names::moves::Moves;
 use crate::event_loop::reload::open::about_listen;
 use crate::event_loop::reload::stages::{
     Accepted, Applied, Change, NewConnectionLog, NewListener, NewLog, NewSocket, NewStatusFile,
@@ -49,7 +50,7 @@ impl Supervisor {
         }
         let of_tls = tls.as_ref().map_or(&[][..], |tls| &tls.notices);
         notices.iter().chain(of_tls).for_each(|notice| self.logger.warning(notice));
-        let readdressed = self.forget_addresses(&settings);
+        let moves = self.begin_moves(&settings);
         self.replace_log(log);
         self.replace_connection_log(connection_log);
         if settings.connection_log_format != self.context.settings.connection_log_format {
@@ -77,7 +78,8 @@ impl Supervisor {
         }
         self.keeper.blacklisted(&blacklist, configuration.source.is_operator());
         self.publish(settings, encoded);
-        self.settling(readdressed, blacklist, ControlReply::none(), success, now)
+        self.tell_positions(&moves);
+        self.settling(moves, blacklist, ControlReply::none(), success, now)
     }
 
     /// Moves to a new listener.
@@ -146,19 +148,6 @@ impl Supervisor {
         self.pool.workers_mut().for_each(|worker| worker.renew_tls());
     }
 
-    /// Resets the addresses of servers that get others. Returns those that are other servers now.
-    fn forget_addresses(&self, settings: &Settings) -> Vec<Target> {
-        let running = &self.context.settings;
-        let readdressed = changed(running, settings, |server| &server.address);
-        let rerouted = changed(running, settings, |server| &server.alternatives);
-        // Workers accept any address index in a table row, so the reset can happen before they know
-        // of the change.
-        for server in readdressed.iter().chain(&rerouted) {
-            self.context.table.reset_address(server.row(settings.table_size()));
-        }
-        readdressed
-    }
-
     /// Sends the settings in force again. Their acknowledgement proves that all earlier messages
     /// have arrived.
     pub(in crate::event_loop) fn publish_anew(
@@ -168,7 +157,7 @@ impl Supervisor {
     ) -> Progress<ReloadStage> {
         let settings = self.context.settings.clone();
         match self.publish_next(settings, Success::Nothing) {
-            Ok(success) => self.settling(Vec::new(), Vec::new(), reply, success, now),
+            Ok(success) => self.settling(Moves::default(), Vec::new(), reply, success, now),
             // The time of arrival is unknown then, but the messages will arrive.
             Err(_) => Progress::Done(reply),
         }
@@ -193,7 +182,7 @@ impl Supervisor {
             Ok(success) => {
                 self.old.order_admit(admission);
                 let none = ControlReply::none();
-                self.settling(Vec::new(), Vec::new(), none, success, now)
+                self.settling(Moves::default(), Vec::new(), none, success, now)
             }
             Err(error) => Progress::Done(ControlReply::refusal(format!(
                 "{command}: the settings cannot be sent: {}",
@@ -203,7 +192,11 @@ impl Supervisor {
     }
 
     /// Puts settings in force as the next generation.
-    fn publish_next(&mut self, settings: Settings, success: Success) -> io::Result<Success> {
+    pub(in crate::event_loop) fn publish_next(
+        &mut self,
+        settings: Settings,
+        success: Success,
+    ) -> io::Result<Success> {
         let settings = Settings { generation: settings.generation + 1, ..settings };
         let encoded = memory::encoded(&settings)?;
         self.publish(settings, encoded);
@@ -230,9 +223,9 @@ impl Supervisor {
         self.keep(End::Running);
     }
 
-    fn settling(
+    pub(in crate::event_loop) fn settling(
         &self,
-        readdressed: Vec<Target>,
+        moves: Moves,
         blacklist: Vec<(ServerId, u32)>,
         reply: ControlReply,
         success: Success,
@@ -241,7 +234,7 @@ impl Supervisor {
         Progress::Wait(ReloadStage::Applied(Applied {
             generation: self.context.settings.generation,
             deadline: now + PATIENCE,
-            readdressed,
+            moves,
             blacklist,
             reply,
             success,
@@ -287,50 +280,13 @@ impl Supervisor {
 
     /// Finishes a change that all processes have applied.
     fn settled(&mut self, by: Requester, applied: Applied, now: Instant) -> Progress<ReloadStage> {
-        let Applied { readdressed, blacklist, reply, success, .. } = applied;
+        let Applied { moves, blacklist, reply, success, .. } = applied;
+        self.finish_moves(moves);
         let (table, servers) = (&self.context.table, self.context.settings.table_size());
-        for server in readdressed {
-            table.reset_server(server.row(servers));
-            self.obstructed.forget(server.code());
-        }
         for (server, seconds) in blacklist {
             leave_out(table, Target::Server(server).row(servers), seconds);
         }
         self.tell_success(success, by, now);
         Progress::Done(reply)
-    }
-}
-
-/// The servers whose `part` differs after the change. With another address, it is another server.
-fn changed<'s, T: PartialEq + 's>(
-    before: &'s Settings,
-    after: &'s Settings,
-    part: impl Fn(&'s Server) -> &'s T,
-) -> Vec<Target> {
-    // Below MAX_SERVERS.
-    let regular = (0..after.servers.len()).map(|index| Target::Server(ServerId(index as u16)));
-    let part = |settings: &'s Settings, target| settings.target(target).map(&part);
-    let all = regular.chain([Target::Emergency, Target::Abuse]);
-    all.filter(|target| part(before, *target) != part(after, *target)).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use pen_config::address::Address;
-
-    use super::*;
-
-    #[test]
-    fn other_addresses_are_other_servers() {
-        let server = |port| Server::at(Address::Inet(([10, 0, 0, 1], port).into()));
-        let settings = |servers: [Option<Server>; 4]| Settings {
-            servers: servers.into(),
-            ..Settings::default()
-        };
-        let before = settings([Some(server(1)), Some(server(2)), None, None]);
-        let other_limit = Server { soft: 9, ..server(2) };
-        let after = settings([Some(server(9)), Some(other_limit), Some(server(3)), None]);
-        let expected = [0, 2].map(|id| Target::Server(ServerId(id)));
-        assert_eq!(changed(&before, &after, |server| &server.address), expected);
     }
 }

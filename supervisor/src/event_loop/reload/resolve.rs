@@ -10,6 +10,7 @@ use pen_config::address::{Address, Local};
 use pen_config::apply;
 use pen_config::command::{ConnectionLogTarget, LogTarget, Setting, last};
 use pen_config::names::{Names, resolve_local};
+use pen_config::places::settle_epochs;
 use pen_config::settings::Settings;
 
 use crate::event_loop::Supervisor;
@@ -99,6 +100,7 @@ impl Supervisor {
             return Err(one("server: none would be left".into()));
         }
         settings.generation = running.generation + 1;
+        settle_epochs(running, &mut settings);
         let mut notices = in_order(notices, &configuration.commands);
         if settings.connections_max > running.connections_max {
             let limit = self.context.descriptor_limit;

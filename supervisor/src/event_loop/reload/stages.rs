@@ -10,11 +10,12 @@ use std::time::Instant;
 
 use pen_config::address::{Address, Local};
 use pen_config::command::{ConnectionLogTarget, LogTarget, SourcedCommand};
-use pen_config::ids::{ServerId, Target};
+use pen_config::ids::ServerId;
 use pen_config::settings::Settings;
 use pen_ipc::start::RequestLog;
 use pen_ipc::tls_files::Fact;
 
+use crate::event_loop::names::moves::Moves;
 use crate::event_loop::reload::configuration::Configuration;
 use crate::event_loop::state::FileGuard;
 use crate::files::line_log::LineLog;
@@ -231,9 +232,8 @@ impl<T> Change<T> {
 pub(in crate::event_loop) struct Applied {
     pub(in crate::event_loop::reload) generation: u64,
     pub(in crate::event_loop::reload) deadline: Instant,
-    /// Work for the time after that: table rows that belong to another server now, and servers to
-    /// blacklist.
-    pub(in crate::event_loop::reload) readdressed: Vec<Target>,
+    /// Work for the time after that: servers that are elsewhere, and servers to blacklist.
+    pub(in crate::event_loop::reload) moves: Moves,
     pub(in crate::event_loop::reload) blacklist: Vec<(ServerId, u32)>,
     pub(in crate::event_loop::reload) reply: ControlReply,
     /// What to log afterwards.

@@ -45,8 +45,8 @@ pub(in crate::event_loop) struct Drains {
 struct WaitingDrain {
     by: Requester,
     drain: Drain,
-    /// The server at that number ([`Server::mark`]).
-    mark: u64,
+    /// The epoch of the server at that number.
+    epoch: u32,
     deadline: Instant,
     /// Why there is nothing to wait for any more.
     ended: Option<String>,
@@ -126,11 +126,11 @@ impl Supervisor {
         let Some(at) = self.context.settings.target(Target::Server(server)) else {
             return Progress::Done(ControlReply::refusal(gone(server)));
         };
-        let mark = at.mark();
+        let epoch = at.epoch;
         let again = format!("drain: another drain of server {server} has begun");
         self.drains.end(&again, |other| other.server == server, now);
         let deadline = now + Duration::from_secs(wait.into());
-        self.drains.add(WaitingDrain { by, drain, mark, deadline, ended: None }, now);
+        self.drains.add(WaitingDrain { by, drain, epoch, deadline, ended: None }, now);
         Progress::Detached
     }
 
@@ -217,7 +217,7 @@ impl WaitingDrain {
         let number = self.drain.server;
         let ended = match (&self.ended, server) {
             (Some(why), _) => Some(why.clone()),
-            (None, Some(server)) if server.mark() == self.mark => match server.mode {
+            (None, Some(server)) if server.epoch == self.epoch => match server.mode {
                 ServerMode::Drain | ServerMode::Maint => None,
                 ServerMode::Ready => {
                     Some(format!("drain: server {number} gets new clients again (state ready)"))
@@ -246,10 +246,10 @@ mod tests {
 
     use super::*;
 
-    fn waiting(wait: u32, server: u16, mark: u64) -> WaitingDrain {
+    fn waiting(wait: u32, server: u16, epoch: u32) -> WaitingDrain {
         let drain = Drain { server: ServerId(server), wait, close: AfterDrain::Keep };
         let deadline = Instant::now() + Duration::from_secs(wait.into());
-        WaitingDrain { by: Requester::Hangup, drain, mark, deadline, ended: None }
+        WaitingDrain { by: Requester::Hangup, drain, epoch, deadline, ended: None }
     }
 
     fn server(port: u16, mode: ServerMode) -> Server {
@@ -258,13 +258,16 @@ mod tests {
 
     #[test]
     fn a_wait_ends_with_the_last_connection_the_time_or_the_state() {
-        let (drains, other) = (server(1, ServerMode::Drain), server(2, ServerMode::Drain));
+        let drains = server(1, ServerMode::Drain);
+        let other = Server { epoch: 1, ..server(1, ServerMode::Drain) };
         let (maint, ready) = (server(1, ServerMode::Maint), server(1, ServerMode::Ready));
-        let waits = waiting(60, 0, drains.mark());
+        let elsewhere = server(2, ServerMode::Drain);
+        let waits = waiting(60, 0, 0);
         let at = |server: Option<&Server>, connections: u64, later| {
             waits.outcome(server, || connections, Instant::now() + Duration::from_secs(later))
         };
         assert_eq!(at(Some(&drains), 3, 0), None);
+        assert_eq!(at(Some(&elsewhere), 3, 0), None);
         assert_eq!(at(Some(&drains), 0, 0), Some(Outcome::Drained));
         assert_eq!(at(Some(&drains), 3, 61), Some(Outcome::Late(3)));
         assert_eq!(at(Some(&maint), 3, 0), None);

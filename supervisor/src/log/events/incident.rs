@@ -105,7 +105,7 @@ fn about(incident: Incident, code: i32, settings: &Settings) -> Incident {
 }
 
 /// The number of a server, or the word for one without a number.
-fn title(code: i32) -> Field {
+pub(crate) fn title(code: i32) -> Field {
     match Target::from_code(code) {
         Some(Target::Server(id)) => Field::Number(id.0.into()),
         Some(Target::Emergency) => "emergency".into(),

@@ -286,7 +286,8 @@ pub(crate) fn name(code: i32, settings: &Settings) -> Option<String> {
     })
 }
 
-fn title(target: Target) -> String {
+/// What a server is called in messages.
+pub(crate) fn title(target: Target) -> String {
     match target {
         Target::Server(id) => format!("server {id}"),
         Target::Emergency => "the emergency server".into(),

@@ -188,7 +188,8 @@ pub enum ServerSince {
     /// It has the same addresses.
     #[default]
     Same,
-    /// It has other addresses beside its first: the result of the connect says nothing about them.
+    /// It is the same server with other addresses: the result of the connect says nothing about
+    /// them.
     Rerouted,
     /// Its number belongs to another server, or to none. Nothing of the connection counts for that
     /// one but the connection itself, for its limits.

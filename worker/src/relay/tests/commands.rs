@@ -227,7 +227,45 @@ fn servers_may_vanish_while_they_are_tried() {
 }
 
 #[test]
-fn a_server_that_moved_is_not_blamed_for_where_it_was() {
+fn a_client_follows_a_server_that_moves_while_it_is_connected_to() {
+    let (deaf, backend) = (Deaf::new(), Backend::new());
+    let mut rig = Rig::start(settings([deaf.definition()]));
+    let mut client = rig.client();
+    client.write_all(b"?").unwrap();
+    rig.report_until(|report| report.len() == 1);
+    // Another answer of the resolver, which leaves the epoch as it is. There is no other server.
+    rig.apply(|settings| {
+        settings.servers[0] = backend.definition();
+        settings.connect_timeout = 1;
+    });
+    assert_eq!(read(&mut backend.accept(), 1), b"?");
+    assert_eq!(rig.table.server_totals(0).blacklisted_until, 0);
+}
+
+#[test]
+fn the_connections_of_a_server_that_moves_stay_and_count_for_it() {
+    let (before, after) = (Backend::new(), Backend::new());
+    let mut rig = Rig::start(settings([before.definition()]));
+    let (mut client, mut server) = connected(&rig, &before);
+    let moved = |settings: &mut Settings| settings.servers[0] = after.definition();
+    rig.apply(moved);
+    let sent = rig.table.server_totals(0).sent;
+    client.write_all(b"more").unwrap();
+    assert_eq!(read(&mut server, 4), b"more");
+    rig.report();
+    let totals = rig.table.server_totals(0);
+    assert_eq!((totals.sent, totals.connections), (sent + 4, 1));
+    let _new = connected(&rig, &after);
+    // A command that puts it elsewhere makes it another server.
+    rig.apply(|settings| settings.servers[0].as_mut().unwrap().epoch = 1);
+    client.write_all(b"last").unwrap();
+    assert_eq!(read(&mut server, 4), b"last");
+    rig.report();
+    assert_eq!(rig.table.server_totals(0).sent, totals.sent + 1, "of the new connection");
+}
+
+#[test]
+fn another_server_is_not_blamed_for_the_one_before() {
     let (deaf, backend) = (Deaf::new(), Backend::new());
     let mut rig = Rig::start(settings([deaf.definition()]));
     let mut client = rig.client();
@@ -235,7 +273,7 @@ fn a_server_that_moved_is_not_blamed_for_where_it_was() {
     rig.report_until(|report| report.len() == 1);
     rig.apply(|settings| {
         settings.servers[1] = settings.servers[0].clone();
-        settings.servers[0] = backend.definition();
+        settings.servers[0] = backend.definition().map(|server| Server { epoch: 1, ..server });
         settings.emergency = backend.definition();
         // Of open connections too.
         settings.connect_timeout = 1;

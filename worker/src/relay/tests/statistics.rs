@@ -137,7 +137,9 @@ fn what_a_server_did_does_not_count_for_the_next_one_under_its_number() {
     let (before, after) = (Backend::new(), Backend::new());
     let mut rig = Rig::start(settings([before.definition()]));
     let (mut client, mut server) = connected(&rig, &before);
-    rig.apply(|settings| settings.servers[0] = after.definition());
+    rig.apply(|settings| {
+        settings.servers[0] = after.definition().map(|server| Server { epoch: 1, ..server });
+    });
     rig.table.reset_server(0);
     server.write_all(b"more").unwrap();
     assert_eq!(read(&mut client, 4), b"more");

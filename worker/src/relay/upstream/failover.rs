@@ -172,12 +172,19 @@ impl Relay<'_> {
     /// socket gets the same name: the kernel reports a socket once per round, and this one was
     /// reported.
     pub(in crate::relay) fn connect_failed(&mut self, slot: u32, failure: ConnectFailure) {
-        let is_outdated = self.connections[slot].is_outdated();
+        let since_then = self.connections[slot].since_then;
         self.end_connect(slot);
         let connection = &mut self.connections[slot];
         connection.up = Endpoint::default();
-        let Some(target) = connection.target.filter(|_| !is_outdated) else {
-            return self.fail_over(slot);
+        let target = match (connection.target, since_then) {
+            (Some(target), ServerSince::Same) => target,
+            // Where it is now has not been tried.
+            (Some(target), ServerSince::Rerouted) => {
+                connection.since_then = ServerSince::Same;
+                self.begin_route(slot, target);
+                return self.try_later(slot);
+            }
+            (Some(_), ServerSince::Replaced) | (None, _) => return self.fail_over(slot),
         };
         match failure {
             ConnectFailure::Timeout => self.on_failure(slot, target, failure),
