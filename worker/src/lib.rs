@@ -1,6 +1,6 @@
 //! The jailed processes, one folder for each kind: `relay` serves clients, `control` reads
 //! operators' commands, `page` shows what pen is doing, `checker` asks servers how they are. `port`
-//! is what control and page have in common.
+//! is what control and page have in common, and `tls` what relay and checker have.
 //!
 //! A relay worker gets everything that it may touch at its start ([`WorkerStart`] and the shared
 //! table). It never opens a file. The control process opens the files that operators name, with the
@@ -15,6 +15,7 @@ mod page;
 mod port;
 mod relay;
 mod sys;
+mod tls;
 #[cfg(test)]
 mod waiting;
 
@@ -43,7 +44,7 @@ pub fn entry(start: WorkerStart, table: &Table) -> i32 {
 /// # Errors
 /// One line: the file and what is wrong with it.
 pub fn examine_tls(files: OwnedFd) -> Result<Examined, String> {
-    relay::examine_tls(files)
+    tls::examine(files)
 }
 
 /// Runs the control process until the supervisor tells it to stop or has gone. Returns the exit
@@ -74,5 +75,5 @@ pub mod parts {
     pub use crate::relay::http::line::RequestLine;
     pub use crate::relay::http::{Exchange, Others};
     pub use crate::relay::proxy::{Bad, MOST, Origin, read, write};
-    pub use crate::relay::tls::{Cipher, PLAIN, Session, TlsContext};
+    pub use crate::tls::{Cipher, PLAIN, Session, TlsContext};
 }

@@ -4,7 +4,7 @@
 //! It has one thread and one event loop, and it never blocks. Each line uses only those above it,
 //! tests apart:
 //!
-//! - `http`, `proxy`, `select`, `tls`: protocols and the choice of a server, without a socket.
+//! - `http`, `proxy`, `select`, and `crate::tls`: protocols and the choice of a server, without a socket.
 //! - `connection`: the state of connections, and the lists that they are in.
 //! - `transfer`: moving bytes by copying or splice(2).
 //! - `accept`, `preface`, `upstream`: from the listener to a connected server.
@@ -32,7 +32,6 @@ pub mod request_log;
 pub mod select;
 #[cfg(test)]
 mod tests;
-pub mod tls;
 pub(crate) mod transfer;
 pub mod upstream;
 pub(crate) mod xff;
@@ -61,14 +60,12 @@ use crate::relay::debug::Debug;
 use crate::relay::http::Wait;
 use crate::relay::link::{Link, Rated};
 use crate::relay::log_writer::LogWriter;
-use crate::relay::tls::TlsContext;
 use crate::relay::transfer::Io;
 use crate::relay::upstream::Upstreams;
 use crate::relay::upstream::attempts::Attempts;
 use crate::relay::upstream::closes::ServerCloses;
 use crate::relay::upstream::idlers::Idlers;
-
-pub use crate::relay::tls::examine as examine_tls;
+use crate::tls::TlsContext;
 
 /// The channel to the supervisor is readable or writable.
 const CHANNEL: Token = Token(usize::MAX);

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
 
 use crate::relay::connection::pipes::Pipe;
-use crate::relay::tls::{Cipher, Session};
+use crate::tls::{Cipher, Session};
 
 /// One socket of a connection, and what waits to be sent to it.
 #[derive(Debug, Default)]

@@ -8,8 +8,8 @@ use crate::relay::connection::end::ConnectionEnd;
 use crate::relay::connection::endpoint::{RecvState, receive};
 use crate::relay::connection::{Connection, ConnectionState};
 use crate::relay::select::client_permitted;
-use crate::relay::tls::failure;
 use crate::relay::transfer::pump;
+use crate::tls::failure;
 
 /// Reads and answers before other connections are served.
 const ROUNDS: u32 = 4;

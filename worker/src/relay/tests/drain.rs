@@ -9,7 +9,7 @@ use pen_ipc::tls_files::TICKET_SECRET;
 
 use crate::relay::clock;
 use crate::relay::tests::*;
-use crate::relay::tls::session_tests;
+use crate::tls::session_tests;
 
 const DRAIN: ToWorker = ToWorker::Lasting(LastingToWorker::Drain);
 

@@ -9,7 +9,7 @@
 
 use crate::relay::connection::Connection;
 use crate::relay::connection::endpoint::Endpoint;
-use crate::relay::tls::PLAIN;
+use crate::tls::PLAIN;
 
 /// Bytes kept by all connections, and the most that is read at once while less is kept. A TLS
 /// record fits all sizes but `LEAST`.

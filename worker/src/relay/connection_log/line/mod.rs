@@ -15,7 +15,7 @@ use pen_config::settings::ConnectionLogFormat;
 use crate::relay::connection::end::{ConnectionEnd, Step};
 use crate::relay::connection::timings::{Bytes, Durations};
 use crate::relay::connection_log::dates::Dates;
-use crate::relay::tls::TlsFacts;
+use crate::tls::TlsFacts;
 
 /// What a line says.
 #[derive(Clone, Copy, Debug)]

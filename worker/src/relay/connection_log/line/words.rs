@@ -6,7 +6,7 @@ use crate::relay::connection::timings::Durations;
 use crate::relay::connection_log::dates::Dates;
 use crate::relay::connection_log::line::Record;
 use crate::relay::connection_log::line::fields::{ClientAddress, code, decimal, word};
-use crate::relay::tls::TlsFacts;
+use crate::tls::TlsFacts;
 
 /// Appends a line.
 pub fn text(record: &Record<'_>, dates: &mut Dates, to: &mut Vec<u8>) {

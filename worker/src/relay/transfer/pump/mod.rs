@@ -21,8 +21,8 @@ use crate::relay::connection::endpoint::{
 use crate::relay::connection::pipes::Pipes;
 use crate::relay::http::Exchange;
 use crate::relay::http::direction::Direction;
-use crate::relay::tls::{Cipher, PLAIN};
 use crate::relay::transfer::splice::{drain, fill};
+use crate::tls::{Cipher, PLAIN};
 
 /// Rounds of reading and sending before other connections are served.
 const ROUNDS: u32 = 8;

@@ -16,7 +16,7 @@ use rustls::{
     CipherSuite, CipherSuiteCommon, SupportedCipherSuite, Tls12CipherSuite, Tls13CipherSuite,
 };
 
-use crate::relay::tls::hello::{Extensions, SERVER_NAME, STAND_IN};
+use crate::tls::hello::{Extensions, SERVER_NAME, STAND_IN};
 
 /// Hides the name in a hello. `slots` are the offsets of the two bytes of its extension's type.
 pub fn hide(records: &mut [u8], slots: [usize; 2]) {
@@ -28,7 +28,7 @@ pub fn hide(records: &mut [u8], slots: [usize; 2]) {
 }
 
 /// Messages as the client sent them: if the first one is a hello with a hidden name, with the name.
-/// No other hello has this extension: [`crate::relay::tls::hello::look`] leaves such a hello
+/// No other hello has this extension: [`crate::tls::hello::look`] leaves such a hello
 /// unchanged, and rustls refuses it for its name.
 pub fn as_it_came(messages: &[u8]) -> Cow<'_, [u8]> {
     let mut extensions = Extensions::of(messages).into_iter().flatten();

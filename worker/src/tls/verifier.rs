@@ -1,5 +1,5 @@
 //! Client certificates: webpki verifies them, after the parts that OpenSSL ignores were removed
-//! (`relay::tls::x509::certificate`).
+//! (`tls::x509::certificate`).
 //!
 //! A signature is verified over the original certificate. webpki makes all its other checks: the
 //! chain, the times, the purpose of the key, the name constraints.
@@ -21,9 +21,9 @@ use rustls::{
 // From the crate rustls-webpki.
 use webpki::{EndEntityCert, KeyUsage};
 
-use crate::relay::tls::transcript;
-use crate::relay::tls::x509::certificate::{Certificate, Plain, Position};
-use crate::relay::tls::x509::name::name;
+use crate::tls::transcript;
+use crate::tls::x509::certificate::{Certificate, Plain, Position};
+use crate::tls::x509::name::name;
 
 /// Verifies clients by a set of authorities.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use rustls::pki_types::ServerName;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
-use crate::relay::tls::key_source::{Authorities, KeySource, Notices, Stack};
+use crate::tls::key_source::{Authorities, KeySource, Notices, Stack};
 
 /// Chooses every client's certificate: the one of its server name, or the default.
 #[derive(Debug)]

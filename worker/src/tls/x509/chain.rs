@@ -4,8 +4,8 @@ use pen_ipc::tls_files::Part;
 use rustls::pki_types::CertificateDer;
 use rustls::sign::SigningKey;
 
-use crate::relay::tls::x509::certificate::Certificate;
-use crate::relay::tls::x509::signing::Key;
+use crate::tls::x509::certificate::Certificate;
+use crate::tls::x509::signing::Key;
 
 /// Checks that the first certificate, which is the server's own, matches this key.
 ///

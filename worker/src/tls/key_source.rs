@@ -16,18 +16,18 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{Error, RootCertStore, ServerConfig, SignatureAlgorithm};
 use zeroize::Zeroize;
 
-use crate::relay::tls::material::Material;
-use crate::relay::tls::tickets::{Secrets, Tickets};
-use crate::relay::tls::verifier::{ClientVerifier, Use};
-use crate::relay::tls::x509::certificate;
-use crate::relay::tls::x509::certificate::Certificate;
-use crate::relay::tls::x509::chain::{complete, in_order, matches, wrong_issuer};
-use crate::relay::tls::x509::der;
-use crate::relay::tls::x509::der::Ocsp;
-use crate::relay::tls::x509::name::name;
-use crate::relay::tls::x509::pem;
-use crate::relay::tls::x509::pem::{not_pem, pem_reason};
-use crate::relay::tls::x509::signing::Key;
+use crate::tls::material::Material;
+use crate::tls::tickets::{Secrets, Tickets};
+use crate::tls::verifier::{ClientVerifier, Use};
+use crate::tls::x509::certificate;
+use crate::tls::x509::certificate::Certificate;
+use crate::tls::x509::chain::{complete, in_order, matches, wrong_issuer};
+use crate::tls::x509::der;
+use crate::tls::x509::der::Ocsp;
+use crate::tls::x509::name::name;
+use crate::tls::x509::pem;
+use crate::tls::x509::pem::{not_pem, pem_reason};
+use crate::tls::x509::signing::Key;
 
 /// What the administrator should know about files that are nevertheless valid.
 pub type Notices = Vec<String>;

@@ -19,14 +19,14 @@ use rustls::{
 
 use crate::relay::connection::endpoint::{Endpoint, RecvState, SendState, receive};
 use crate::relay::connection::pipes::POOLED_PIPES;
-use crate::relay::tls::keyring;
-use crate::relay::tls::material::Material;
-use crate::relay::tls::session::*;
-use crate::relay::tls::tickets::Secrets;
 use crate::relay::transfer::pump::{self, Tools};
+use crate::tls::keyring;
+use crate::tls::material::Material;
+use crate::tls::session::*;
+use crate::tls::tickets::Secrets;
 
 /// The files of TLS, with a new certificate.
-pub(in crate::relay) fn files() -> OwnedFd {
+pub(crate) fn files() -> OwnedFd {
     let key = KeyPair::generate().unwrap();
     let certificate =
         CertificateParams::new(vec!["localhost".into()]).unwrap().self_signed(&key).unwrap();
@@ -90,7 +90,7 @@ impl ServerCertVerifier for Trusting {
 }
 
 /// A client that accepts every certificate.
-pub(in crate::relay) fn client(version: &'static SupportedProtocolVersion) -> ClientConnection {
+pub(crate) fn client(version: &'static SupportedProtocolVersion) -> ClientConnection {
     let config = ClientConfig::builder_with_provider(Arc::new(provider::default_provider()));
     let config = config.with_protocol_versions(&[version]).unwrap().dangerous();
     let config =

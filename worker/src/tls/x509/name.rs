@@ -1,6 +1,6 @@
 //! Names and object identifiers in certificates, as text.
 
-use crate::relay::tls::x509::der::{DerValue, SEQUENCE, SET, Values};
+use crate::tls::x509::der::{DerValue, SEQUENCE, SET, Values};
 
 /// A name as text (RFC 4514, in the certificate's order), safe for a terminal: unprintable
 /// characters are escaped, and a long name is cut.

@@ -7,11 +7,11 @@
 
 use rustls::pki_types::CertificateDer;
 
-use crate::relay::tls::x509::der::{
+use crate::tls::x509::der::{
     BITS, BOOLEAN, CONTEXT_0, CONTEXT_3, DerValue, INTEGER, OBJECT, OCTETS, SEQUENCE, Values,
     seconds, wrap,
 };
-use crate::relay::tls::x509::name::{LONGEST_NAME, name, object};
+use crate::tls::x509::name::{LONGEST_NAME, name, object};
 use pen_ipc::message::CertificateFault;
 
 /// The parts of a certificate, each encoded with tag and length unless noted otherwise.
@@ -386,13 +386,11 @@ mod tests {
         );
         assert!(read.validity().unwrap().0 < read.validity().unwrap().1);
         let own =
-            crate::relay::tls::x509::signing::Key::new(&key.serialize_der().try_into().unwrap())
-                .unwrap();
+            crate::tls::x509::signing::Key::new(&key.serialize_der().try_into().unwrap()).unwrap();
         assert!(read.has_key(&own.public_key().unwrap()));
         let other = KeyPair::generate().unwrap();
-        let other =
-            crate::relay::tls::x509::signing::Key::new(&other.serialize_der().try_into().unwrap())
-                .unwrap();
+        let other = crate::tls::x509::signing::Key::new(&other.serialize_der().try_into().unwrap())
+            .unwrap();
         assert!(!read.has_key(&other.public_key().unwrap()));
     }
 

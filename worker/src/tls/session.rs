@@ -13,10 +13,10 @@ use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedS
 use rustls::{CipherSuite, HandshakeKind, ProtocolVersion};
 use serde::Serialize;
 
-use crate::relay::tls::hello::{Hello, look};
-use crate::relay::tls::keyring::Keyring;
-use crate::relay::tls::transcript::hide;
-use crate::relay::tls::verifier::{RefusedCertificate, refused};
+use crate::tls::hello::{Hello, look};
+use crate::tls::keyring::Keyring;
+use crate::tls::transcript::hide;
+use crate::tls::verifier::{RefusedCertificate, refused};
 
 /// Bytes of the shared buffer for plain text. Reads of this size cost about half as much per byte
 /// as reads of 64 KiB.
@@ -470,4 +470,4 @@ fn put(out: &mut Vec<u8>, mut encode: impl FnMut(&mut [u8]) -> Result<usize, Enc
 }
 
 #[cfg(test)]
-pub(in crate::relay) mod tests;
+pub(crate) mod tests;

@@ -26,13 +26,13 @@ use pen_ipc::start::TlsStart;
 use pen_ipc::tls_files::{Examined, TICKET_SECRET};
 use rustls::{CertificateError, Error, InvalidMessage};
 
-use crate::relay::tls::keyring::Keyring;
-use crate::relay::tls::material::Material;
-use crate::relay::tls::tickets::Secrets;
+use crate::tls::keyring::Keyring;
+use crate::tls::material::Material;
+use crate::tls::tickets::Secrets;
 
 #[cfg(test)]
-pub(in crate::relay) use crate::relay::tls::session::tests as session_tests;
-pub use crate::relay::tls::session::{Cipher, PLAIN, Session, TlsFacts};
+pub(crate) use crate::tls::session::tests as session_tests;
+pub use crate::tls::session::{Cipher, PLAIN, Session, TlsFacts};
 
 /// The TLS state of a worker.
 #[derive(Debug)]

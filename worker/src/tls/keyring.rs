@@ -11,12 +11,12 @@ use pen_ipc::tls_files::{Fact, MOST_CERTIFICATES, NamedRole, Role};
 use rustls::ServerConfig;
 use rustls::crypto::{CryptoProvider, aws_lc_rs as provider};
 
-use crate::relay::tls::key_source::{Authorities, KeySource, Notices, Stack};
-use crate::relay::tls::material::Material;
-use crate::relay::tls::names::NameResolver;
-use crate::relay::tls::tickets::Secrets;
-use crate::relay::tls::transcript;
-use crate::relay::tls::verifier::ClientVerifier;
+use crate::tls::key_source::{Authorities, KeySource, Notices, Stack};
+use crate::tls::material::Material;
+use crate::tls::names::NameResolver;
+use crate::tls::tickets::Secrets;
+use crate::tls::transcript;
+use crate::tls::verifier::ClientVerifier;
 
 /// The configurations of handshakes.
 #[derive(Debug)]
