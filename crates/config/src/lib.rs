@@ -18,6 +18,7 @@ pub mod paths;
 pub mod places;
 pub mod print;
 pub mod proxy;
+pub mod server_tls;
 pub mod settings;
 #[cfg(test)]
 mod strategies;

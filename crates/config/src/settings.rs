@@ -10,6 +10,7 @@ use crate::address::{Address, Host};
 use crate::checks::{Admission, Check, OnDown, ServerCheck, ServerMode, ServersFrom};
 use crate::ids::{ServerId, Target};
 use crate::proxy::{ProxyOut, Senders};
+use crate::server_tls::{ServerTls, ServerTransport, TlsName};
 use crate::tls::Tls;
 
 /// Whether pen adds X-Forwarded-For to HTTP requests, and how it treats other protocols.
@@ -127,6 +128,9 @@ pub struct Settings {
     pub proxy_out: ProxyOut,
     /// TLS towards clients.
     pub tls: Tls,
+    /// TLS towards servers.
+    #[serde(default)]
+    pub server_tls: ServerTls,
     /// The check of all servers that have none of their own; `None` = no check.
     #[serde(default)]
     pub check: Option<Check>,
@@ -240,6 +244,9 @@ pub struct Server {
     /// The state in which an operator put it.
     #[serde(default)]
     pub mode: ServerMode,
+    /// Whether it speaks TLS.
+    #[serde(default)]
+    pub transport: ServerTransport,
     /// Another number when a command puts it elsewhere ([`crate::places::settle_epochs`]). Then it
     /// is another server, while another answer of the resolver is the same server elsewhere.
     #[serde(default)]
@@ -262,6 +269,7 @@ impl Server {
             acl: 0,
             check: ServerCheck::Default,
             mode: ServerMode::Ready,
+            transport: ServerTransport::Default,
             epoch: 0,
         }
     }
@@ -392,6 +400,7 @@ impl Default for Settings {
             proxy_in: Senders::default(),
             proxy_out: ProxyOut::Off,
             tls: Tls::default(),
+            server_tls: ServerTls::default(),
             check: None,
             check_interval: defaults::check_interval(),
             check_timeout: defaults::check_timeout(),
@@ -438,6 +447,43 @@ impl Settings {
         }
     }
 
+    /// Whether the connections to a target use TLS.
+    pub fn speaks_tls(&self, target: Target) -> bool {
+        let Some(server) = self.target(target) else { return false };
+        match server.transport {
+            ServerTransport::Default => self.server_tls.on,
+            ServerTransport::Tls => true,
+            ServerTransport::Plain => false,
+        }
+    }
+
+    /// Whether connections to a server use TLS.
+    pub fn has_server_tls(&self) -> bool {
+        self.targets().any(|(target, _)| self.speaks_tls(target))
+    }
+
+    /// The name that the certificate of a target must have, and that is sent to it: that of all
+    /// servers, or else the host in its address as the operator gave it. `None` = there is none: it
+    /// is at a Unix socket, or its host is no name of a server.
+    pub fn tls_name(&self, target: Target) -> Option<TlsName> {
+        if let Some(name) = &self.server_tls.name {
+            return Some(name.clone());
+        }
+        let server = self.target(target)?;
+        if let Target::Server(id) = target
+            && let Some(from) = self.followed(id)
+        {
+            return from.name.parse().ok();
+        }
+        match (&server.given, &server.address) {
+            (Some(Host::Name(name)), _) => name.parse().ok(),
+            (Some(Host::Ip(ip)), _) => Some(TlsName::Ip(*ip)),
+            (Some(Host::Zoned(ip, _)), _) => Some(TlsName::Ip((*ip).into())),
+            (Some(Host::Unix(_)), _) | (None, Address::Unix(_)) => None,
+            (None, Address::Inet(address)) => Some(TlsName::Ip(address.ip())),
+        }
+    }
+
     /// Whether a server has a check.
     pub fn has_checks(&self) -> bool {
         self.configured().any(|(id, _)| self.check_of(Target::Server(id)).is_some())
@@ -473,7 +519,7 @@ mod tests {
     use crate::checks::{CheckKind, CheckText, HttpQuestion, Records, RedisRole, StatusRange};
 
     /// The fields that release 0.1.0 does not have.
-    const LATER: [&str; 12] = [
+    const LATER: [&str; 13] = [
         "check",
         "check_interval",
         "check_timeout",
@@ -486,6 +532,7 @@ mod tests {
         "rebalance",
         "resolve",
         "servers_from",
+        "server_tls",
     ];
 
     fn server() -> Server {
@@ -499,7 +546,7 @@ mod tests {
         for field in LATER {
             assert!(json.as_object_mut().unwrap().remove(field).is_some(), "{field}");
         }
-        for field in ["check", "mode", "epoch"] {
+        for field in ["check", "mode", "epoch", "transport"] {
             let server = json["servers"][0].as_object_mut().unwrap();
             assert!(server.remove(field).is_some(), "{field}");
         }

@@ -23,6 +23,7 @@ use crate::configuration::file;
 use crate::grammar::{COUNT, ServerSpec};
 use crate::ids::MAX_SERVERS;
 use crate::proxy::{MAX_SENDERS, ProxyOut, Senders};
+use crate::server_tls::{ServerTls, ServerTransport, TlsName};
 use crate::settings::{
     BufferSizes, ConnectionLogFormat, Fastclose, Http, Selection, Server, Settings, SocketBuffers,
 };
@@ -79,7 +80,7 @@ pub const NUMBERS: [Number; 24] = [
 ];
 
 /// Every switch.
-pub const SWITCHES: [Switch; 13] = [
+pub const SWITCHES: [Switch; 15] = [
     Switch::Ascii,
     Switch::Dummy,
     Switch::FailOpen,
@@ -89,6 +90,8 @@ pub const SWITCHES: [Switch; 13] = [
     Switch::Prio,
     Switch::RequireClientCert,
     Switch::Roundrobin,
+    Switch::ServerTls,
+    Switch::ServerTlsVerify,
     Switch::ServersOnly,
     Switch::Stubborn,
     Switch::TcpNodelay,
@@ -285,6 +288,28 @@ fn mode() -> impl Strategy<Value = ServerMode> {
     select(ServerMode::WORDS.map(|(_, mode)| mode).to_vec())
 }
 
+fn transport() -> impl Strategy<Value = ServerTransport> {
+    select(ServerTransport::WORDS.map(|(_, transport)| transport).to_vec())
+}
+
+fn tls_name() -> impl Strategy<Value = TlsName> {
+    prop_oneof![
+        "[a-z_][a-z0-9_]{0,9}(\\.[a-z]{2,4}){0,3}".prop_map(TlsName::Dns),
+        any::<IpAddr>().prop_map(TlsName::Ip),
+    ]
+}
+
+fn server_tls() -> impl Strategy<Value = ServerTls> {
+    let certificate = of((path(), of(path())));
+    (any::<[bool; 2]>(), of(path()), of(tls_name()), certificate)
+        .prop_map(|([on, verify], ca, name, certificate)| {
+            let (certificate, key) =
+                certificate.map_or((None, None), |(file, key)| (Some(file), key));
+            ServerTls { on, verify, ca, name, certificate, key }
+        })
+        .boxed()
+}
+
 fn on_down() -> impl Strategy<Value = OnDown> {
     select(&[OnDown::Keep, OnDown::Close][..])
 }
@@ -308,6 +333,7 @@ fn change() -> impl Strategy<Value = ServerChange> {
         count().prop_map(ServerChange::Prio),
         server_check().prop_map(ServerChange::Check),
         mode().prop_map(ServerChange::State),
+        transport().prop_map(ServerChange::Tls),
         count().prop_map(ServerChange::Weight),
     ]
 }
@@ -384,6 +410,9 @@ pub fn setting() -> impl Strategy<Value = Setting> {
         count().prop_map(Setting::SslRenegotiation),
         of(path()).prop_map(Setting::SslOcsp),
         of(path()).prop_map(Setting::SslNames),
+        of(path()).prop_map(Setting::ServerTlsCa),
+        of((path(), of(path()))).prop_map(Setting::ServerTlsCert),
+        of(tls_name()).prop_map(Setting::ServerTlsName),
     ];
     prop_oneof![
         (select(&SWITCHES[..]), any::<bool>()).prop_map(|(switch, on)| Setting::Switch(switch, on)),
@@ -518,9 +547,9 @@ fn server() -> BoxedStrategy<Server> {
     let inet = (any::<IpAddr>(), 1u16..)
         .prop_map(|(ip, port)| Address::Inet(SocketAddr::new(ip.to_canonical(), port)));
     let address = prop_oneof![4 => inet, 1 => path().prop_map(Address::Unix)];
-    let health = (server_check(), mode());
+    let health = (server_check(), mode(), transport());
     (address, [count(), count(), count(), count()], list(), health)
-        .prop_map(|(address, [soft, hard, weight, prio], acl, (check, mode))| Server {
+        .prop_map(|(address, [soft, hard, weight, prio], acl, (check, mode, transport))| Server {
             soft,
             hard,
             weight,
@@ -528,12 +557,13 @@ fn server() -> BoxedStrategy<Server> {
             acl,
             check,
             mode,
+            transport,
             ..Server::at(address)
         })
         .boxed()
 }
 
-/// An emergency or abuse server, which has no access list, no check and no state.
+/// An emergency or abuse server, which has no access list, no check, no state and no word on TLS.
 fn backup() -> impl Strategy<Value = Server> {
     let path = "/[a-z.]{0,20}".prop_map(|path| Address::Unix(path.into()));
     (server(), of(path)).prop_map(|(server, path)| {
@@ -542,7 +572,8 @@ fn backup() -> impl Strategy<Value = Server> {
             (path, _) => path.unwrap_or(Address::Unix("/x".into())),
         };
         let (check, mode) = (ServerCheck::Default, ServerMode::Ready);
-        Server { acl: 0, address, check, mode, ..server }
+        let transport = ServerTransport::Default;
+        Server { acl: 0, address, check, mode, transport, ..server }
     })
 }
 
@@ -596,7 +627,7 @@ pub fn settings() -> impl Strategy<Value = Settings> {
         backups,
         senders(),
         proxy_out(),
-        tls(),
+        (tls(), server_tls()),
         (buffers(), buffers()),
         log_format(),
         (of(check()), on_down(), any::<bool>(), names_followed()),
@@ -632,7 +663,7 @@ pub fn settings() -> impl Strategy<Value = Settings> {
                 (emergency, abuse),
                 proxy_in,
                 proxy_out,
-                tls,
+                (tls, server_tls),
                 (client, server),
                 connection_log_format,
                 (check, on_down, fail_open, servers_from),
@@ -673,6 +704,7 @@ pub fn settings() -> impl Strategy<Value = Settings> {
                 proxy_in,
                 proxy_out,
                 tls,
+                server_tls,
                 check,
                 check_interval,
                 check_timeout,

@@ -97,7 +97,9 @@ impl Base {
                 | None,
             )
             | Setting::WebStats(None) => Ok(()),
-            Setting::SslOcsp(path) | Setting::SslNames(path) => self.each_outside(path),
+            Setting::ServerTlsCa(path) | Setting::SslOcsp(path) | Setting::SslNames(path) => {
+                self.each_outside(path)
+            }
             Setting::Startup(startup) => match startup {
                 Startup::Control(local) | Startup::Page(local) => {
                     local.iter_mut().try_for_each(|local| self.local(local))
@@ -105,9 +107,11 @@ impl Base {
                 Startup::Jail(path) | Startup::PidFile(path) => self.each_outside(path),
                 Startup::ExitCommand(_) | Startup::RequireSandbox(_) | Startup::User(_) => Ok(()),
             },
-            Setting::Certificate(files) => files.iter_mut().try_for_each(|(file, key)| {
-                self.outside(file).and_then(|()| self.each_outside(key))
-            }),
+            Setting::Certificate(files) | Setting::ServerTlsCert(files) => {
+                files.iter_mut().try_for_each(|(file, key)| {
+                    self.outside(file).and_then(|()| self.each_outside(key))
+                })
+            }
             Setting::ClientCa(paths) => self.each_outside(paths),
             Setting::Listen(local) => self.local(local),
             Setting::Emergency(spec) | Setting::Abuse(spec) => {
@@ -132,6 +136,7 @@ impl Base {
             | Setting::OnDown(_)
             | Setting::ProxyIn(_)
             | Setting::ProxyOut(_)
+            | Setting::ServerTlsName(_)
             | Setting::ServersFrom(_)
             | Setting::SocketBuffers(_, _)
             | Setting::Source(_)

@@ -90,6 +90,13 @@ pub fn apply(
             let mut paths = paths.iter().cloned();
             (settings.tls.ca_file, settings.tls.ca_directory) = (paths.next(), paths.next());
         }
+        Setting::ServerTlsCa(path) => settings.server_tls.ca.clone_from(path),
+        Setting::ServerTlsCert(files) => {
+            let (certificate, key) =
+                files.clone().map_or((None, None), |(file, key)| (Some(file), key));
+            (settings.server_tls.certificate, settings.server_tls.key) = (certificate, key);
+        }
+        Setting::ServerTlsName(name) => settings.server_tls.name.clone_from(name),
         Setting::Source(address) => settings.source = *address,
         Setting::SocketBuffers(BufferSide::Client, sizes) => settings.buffers.client = *sizes,
         Setting::SocketBuffers(BufferSide::Server, sizes) => settings.buffers.server = *sizes,
@@ -303,6 +310,9 @@ pub fn lookups(setting: &Setting) -> Vec<Lookup> {
         | Setting::OnDown(_)
         | Setting::ProxyIn(_)
         | Setting::ProxyOut(_)
+        | Setting::ServerTlsCa(_)
+        | Setting::ServerTlsCert(_)
+        | Setting::ServerTlsName(_)
         | Setting::SocketBuffers(_, _)
         | Setting::Source(_)
         | Setting::SslAlways
@@ -328,6 +338,7 @@ fn of_change(change: &ServerChange) -> Option<Lookup> {
         | ServerChange::Max(_)
         | ServerChange::Prio(_)
         | ServerChange::State(_)
+        | ServerChange::Tls(_)
         | ServerChange::Weight(_) => None,
     }
 }
@@ -344,6 +355,8 @@ fn switch(settings: &mut Settings, which: Switch) -> Option<&mut bool> {
         Switch::Prio => &mut settings.selection.prio,
         Switch::RequireClientCert => &mut settings.tls.required,
         Switch::Roundrobin => &mut settings.selection.roundrobin,
+        Switch::ServerTls => &mut settings.server_tls.on,
+        Switch::ServerTlsVerify => &mut settings.server_tls.verify,
         Switch::ServersOnly => return None,
         Switch::Stubborn => &mut settings.selection.stubborn,
         Switch::TcpNodelay => &mut settings.tcp_nodelay,
@@ -412,6 +425,7 @@ fn server(
             }
             ServerChange::Prio(prio) => server.prio = *prio,
             ServerChange::State(mode) => server.mode = *mode,
+            ServerChange::Tls(transport) => server.transport = *transport,
             ServerChange::Weight(weight) => server.weight = *weight,
         }
     }

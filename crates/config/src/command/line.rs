@@ -132,6 +132,14 @@ impl fmt::Display for Setting {
                 write!(f, "{word} {number}")?;
                 changes.iter().try_for_each(|change| write!(f, " {change}"))
             }
+            Setting::ServerTlsCa(path) => or_no(f, word, path.as_ref().map(|path| path.display())),
+            Setting::ServerTlsCert(Some((file, Some(key)))) => {
+                write!(f, "{word} {} {}", file.display(), key.display())
+            }
+            Setting::ServerTlsCert(file) => {
+                or_no(f, word, file.as_ref().map(|(file, _)| file.display()))
+            }
+            Setting::ServerTlsName(name) => or_no(f, word, name.as_ref()),
             Setting::ServersFrom(from) => write!(f, "{word} {from}"),
             Setting::SocketBuffers(side, sizes) => {
                 let side = match side {
@@ -184,6 +192,7 @@ impl fmt::Display for ServerChange {
             ServerChange::Check(check) => write!(f, "{key} {check}"),
             ServerChange::Port(port) => write!(f, "{key} {port}"),
             ServerChange::State(mode) => write!(f, "{key} {mode}"),
+            ServerChange::Tls(transport) => write!(f, "{key} {}", transport.word()),
             ServerChange::Blacklist(value)
             | ServerChange::Hard(value)
             | ServerChange::Max(value)

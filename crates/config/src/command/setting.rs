@@ -12,6 +12,7 @@ use crate::checks::{Check, OnDown, ServerCheck, ServerMode, ServersFrom};
 use crate::grammar::{COUNT, ServerSpec};
 use crate::ids::{MAX_SERVERS, MAX_WORKERS};
 use crate::proxy::{ProxyOut, Senders};
+use crate::server_tls::{ServerTransport, TlsName};
 use crate::settings::{BufferSizes, ConnectionLogFormat, Fastclose, Http, Settings};
 use crate::tls::SuiteList;
 
@@ -80,6 +81,12 @@ pub enum Setting {
         /// The changes, in order.
         changes: Vec<ServerChange>,
     },
+    /// The authorities of servers' certificates: a file or a directory; `None` = the system's.
+    ServerTlsCa(#[serde(with = "crate::paths")] Option<PathBuf>),
+    /// The certificate that servers may ask for, and its key if that is in another file.
+    ServerTlsCert(#[serde(with = "crate::paths")] Option<(PathBuf, Option<PathBuf>)>),
+    /// The name of all servers in TLS; `None` = each has that in its address.
+    ServerTlsName(Option<TlsName>),
     /// Servers that follow the records of a name.
     ServersFrom(ServersFrom),
     /// The sizes of the socket buffers of one side.
@@ -128,6 +135,9 @@ impl Setting {
             Setting::OnDown(_) => "on_down",
             Setting::ProxyIn(_) | Setting::ProxyOut(_) => "proxy_protocol",
             Setting::Server { .. } | Setting::NoServer(_) => "server",
+            Setting::ServerTlsCa(_) => "server_tls_ca",
+            Setting::ServerTlsCert(_) => "server_tls_cert",
+            Setting::ServerTlsName(_) => "server_tls_name",
             Setting::ServersFrom(_) | Setting::NoServersFrom(_) => "servers_from",
             Setting::SocketBuffers(_, _) => "socket_buffers",
             Setting::Source(_) => "source",
@@ -158,6 +168,8 @@ impl Setting {
             // Operators cannot change these paths.
             Setting::Certificate(_)
             | Setting::ClientCa(_)
+            | Setting::ServerTlsCa(_)
+            | Setting::ServerTlsCert(_)
             | Setting::SslNames(_)
             | Setting::Startup(_) => return None,
             Setting::Abuse(_)
@@ -176,6 +188,7 @@ impl Setting {
             | Setting::ProxyIn(_)
             | Setting::ProxyOut(_)
             | Setting::Server { .. }
+            | Setting::ServerTlsName(_)
             | Setting::ServersFrom(_)
             | Setting::SocketBuffers(_, _)
             | Setting::Source(_)
@@ -308,6 +321,10 @@ pub enum Switch {
     RequireClientCert,
     /// Round-robin mode.
     Roundrobin,
+    /// Servers speak TLS, unless they have a word of their own.
+    ServerTls,
+    /// The certificates of servers must be valid.
+    ServerTlsVerify,
     /// The configuration file names all servers; a reload removes the others.
     ServersOnly,
     /// Stubborn mode.
@@ -331,6 +348,8 @@ impl Switch {
             Switch::Prio => "prio",
             Switch::RequireClientCert => "require_client_cert",
             Switch::Roundrobin => "roundrobin",
+            Switch::ServerTls => "server_tls",
+            Switch::ServerTlsVerify => "server_tls_verify",
             Switch::ServersOnly => "servers_only",
             Switch::Stubborn => "stubborn",
             Switch::TcpNodelay => "tcp_nodelay",
@@ -512,6 +531,8 @@ pub enum ServerChange {
     Prio(u32),
     /// The state in which an operator puts it.
     State(ServerMode),
+    /// Whether it speaks TLS.
+    Tls(ServerTransport),
     /// Weight.
     Weight(u32),
 }
@@ -529,6 +550,7 @@ impl ServerChange {
             ServerChange::Port(_) => "port",
             ServerChange::Prio(_) => "prio",
             ServerChange::State(_) => "state",
+            ServerChange::Tls(_) => "tls",
             ServerChange::Weight(_) => "weight",
         }
     }

@@ -5,7 +5,10 @@ use crate::command::read::queries::{
     close, connection, events, explain, form, help, recent, show, write,
 };
 use crate::command::read::servers::{acl, backup, proxy_protocol, server};
-use crate::command::read::tls::{certificate, ciphers, client_ca, path, renegotiation, ssl_option};
+use crate::command::read::tls::{
+    certificate, ciphers, client_ca, path, renegotiation, server_tls_ca, server_tls_cert,
+    server_tls_name, ssl_option,
+};
 use crate::command::read::values::{
     connection_log, connection_log_format, control, fastclose, http, idle_timeout, listen, log,
     page, socket_buffers, source, start_switch, startup, web_stats,
@@ -99,7 +102,17 @@ macro_rules! table {
 
 /// The commands, and after `server` its keys, whose grammar is here but nothing behind it yet. They
 /// are refused, and neither help nor the manual has them.
-pub(crate) const UNBUILT: &[&str] = &["rebalance", "resolve", "servers_from"];
+pub(crate) const UNBUILT: &[&str] = &[
+    "rebalance",
+    "resolve",
+    "server_tls",
+    "server_tls_ca",
+    "server_tls_cert",
+    "server_tls_name",
+    "server_tls_verify",
+    "server tls",
+    "servers_from",
+];
 
 /// Which commands are read and shown.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -366,6 +379,19 @@ const WITH_GRAMMAR: &[Entry] = table! {
     "server" "N KEY VALUE ..." no: Setting(server),
         "Change server N: acl, address, blacklist, check, hard, max, port, prio, state, weight; \
          all pairs or none. no server N takes it away.";
+    "server_tls" "[on|off]" no: Switch(Switch::ServerTls),
+        "Connect to servers with TLS, except those for which server N tls says otherwise.";
+    "server_tls_ca" "[FILE|DIRECTORY]" no: Setting(server_tls_ca),
+        "Show or set whose certificates of servers are good; with no, the system's. Only in a file \
+         or at the start.";
+    "server_tls_cert" "[FILE [KEY]]" no: Setting(server_tls_cert),
+        "Show or set the certificate and key for servers that ask for one; only in a file or at \
+         the start.";
+    "server_tls_name" "[NAME]" no: Setting(server_tls_name),
+        "Show or set the name that is sent to servers and that their certificates must have; with \
+         no, each has that in its address.";
+    "server_tls_verify" "[on|off]" no: Switch(Switch::ServerTlsVerify),
+        "Connect with TLS only if the server's certificate is good and has its name; default on.";
     "servers" "[json]": Query(|_, w| Ok(Query::Servers(form(w)))),
         "List the servers.";
     "servers_from" "[NAME PORT FIRST-LAST [srv]]" no: Setting(servers_from),

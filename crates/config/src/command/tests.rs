@@ -509,7 +509,11 @@ fn what_is_not_built_yet_is_refused_and_nowhere_to_be_seen() {
         assert!(COMMANDS.iter().all(|entry| entry.word != *word), "{word}");
     }
     let keys: Vec<&str> = server_keys().collect();
-    for (key, line) in [("state", "server 0 state maint"), ("check", "server 0 max 3 check tcp")] {
+    for (key, line) in [
+        ("state", "server 0 state maint"),
+        ("check", "server 0 max 3 check tcp"),
+        ("tls", "server 0 tls on"),
+    ] {
         let is_unbuilt = UNBUILT.contains(&format!("server {key}").as_str());
         assert_eq!(keys.contains(&key), !is_unbuilt, "{key}");
         assert!(parse_any(line).is_ok(), "{line}");
@@ -547,6 +551,14 @@ fn checks_are_read_and_shown_in_their_shortest_form() {
         ("server 1 check default", "server 1 check default"),
         ("server 1 max 5 check http / port 81", "server 1 max 5 check http / port 81"),
         ("on_down keep", "on_down keep"),
+        ("server_tls off", "no server_tls"),
+        ("server_tls_verify", "server_tls_verify"),
+        ("no server_tls_ca", "no server_tls_ca"),
+        ("server_tls_cert /a", "server_tls_cert /a"),
+        ("server_tls_name [2001:db8::1]", "server_tls_name 2001:db8::1"),
+        ("server_tls_name a.example.", "server_tls_name a.example"),
+        ("server 1 tls on check tcp", "server 1 tls on check tcp"),
+        ("server 1 tls default", "server 1 tls default"),
         ("servers_from db.example 5432 0-9", "servers_from db.example 5432 0-9"),
         ("servers_from _db._tcp.example pg 3-3 srv", "servers_from _db._tcp.example pg 3-3 srv"),
         ("no servers_from db.example", "no servers_from db.example"),
@@ -600,6 +612,9 @@ fn what_is_wrong_with_a_check_is_said() {
         ("drain 0 wait", "usage: drain"),
         ("drain 0 wait 86401", "'86401' is not a number from 0 to 86400"),
         ("drain 0 close wait 5", "one word too many: 'wait'"),
+        ("server_tls_name a..b", "'a..b' is no name of a server"),
+        ("server_tls maybe", "'maybe' is neither on nor off"),
+        ("server 1 tls maybe", "tls: 'maybe' is none of on, off, default"),
         ("servers_from a", "usage: servers_from"),
         ("servers_from 10.0.0.1 80 0-1", "'10.0.0.1' is no name"),
         ("servers_from a 80 0", "'0' is no range of servers, as in 0-9"),
@@ -710,6 +725,11 @@ const LONGEST: &[&str] = &[
     "sandbox",
     "select",
     "server 3 address www port 80",
+    "server_tls on",
+    "server_tls_ca /a",
+    "server_tls_cert /a /b",
+    "server_tls_name a.example",
+    "server_tls_verify on",
     "servers json",
     "servers_from www 80 0-3 srv",
     "servers_only on",

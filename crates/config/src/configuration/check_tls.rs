@@ -154,6 +154,9 @@ fn needs_certificate(setting: &Setting) -> bool {
         | Setting::ProxyIn(_)
         | Setting::ProxyOut(_)
         | Setting::Server { .. }
+        | Setting::ServerTlsCa(_)
+        | Setting::ServerTlsCert(_)
+        | Setting::ServerTlsName(_)
         | Setting::ServersFrom(_)
         | Setting::SocketBuffers(_, _)
         | Setting::Source(_)

@@ -118,11 +118,13 @@ impl CommandLine {
         settled.settings.servers.clone_from(&operands);
         errors.extend(settled.take(&self.commands, names, port));
         // The operands come after the options: their fields override those that -O gave. An operand
-        // has no field for the access list, the check and the state.
+        // has no field for the access list, the check, the state and TLS.
         for (server, operand) in settled.settings.servers.iter_mut().zip(operands) {
             if let Some(operand) = operand {
                 *server = Some(match server.take() {
-                    Some(Server { acl, check, mode, .. }) => Server { acl, check, mode, ..operand },
+                    Some(Server { acl, check, mode, transport, .. }) => {
+                        Server { acl, check, mode, transport, ..operand }
+                    }
                     None => operand,
                 });
             }

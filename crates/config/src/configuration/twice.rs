@@ -26,6 +26,9 @@ fn is_single(setting: &Setting) -> bool {
         | Setting::ConnectionLogFormat(_)
         | Setting::Emergency(_)
         | Setting::Log(_)
+        | Setting::ServerTlsCa(_)
+        | Setting::ServerTlsCert(_)
+        | Setting::ServerTlsName(_)
         | Setting::WebStats(_) => true,
         Setting::Startup(startup) => match startup {
             Startup::Control(_)

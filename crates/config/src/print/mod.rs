@@ -17,6 +17,7 @@ use crate::command::{
 };
 use crate::configuration::MIN_SLOTS;
 use crate::ids::{ServerId, Target};
+use crate::server_tls::{ServerTls, ServerTransport};
 use crate::settings::{BufferSizes, Server, Settings, SocketBuffers};
 use crate::tls::{SuiteList, Tls};
 
@@ -177,6 +178,22 @@ fn additions(state: &Written<'_>) -> impl Iterator<Item = Setting> {
     .into_iter()
     .flatten()
     .chain(health(now, given))
+    .chain(server_tls(&now.server_tls, &given.server_tls))
+}
+
+/// The settings of TLS towards servers, if they differ from the default or from the command line.
+fn server_tls(now: &ServerTls, given: &ServerTls) -> impl Iterator<Item = Setting> {
+    let [on, verify, name, ca, certificate] = in_force::server_tls(now);
+    let differs = |is_plain: fn(&ServerTls) -> bool| !is_plain(now) || !is_plain(given);
+    [
+        (differs(|tls| !tls.on), on),
+        (differs(|tls| tls.verify), verify),
+        (differs(|tls| tls.name.is_none()), name),
+        (differs(|tls| tls.ca.is_none()), ca),
+        (differs(|tls| tls.certificate.is_none()), certificate),
+    ]
+    .into_iter()
+    .filter_map(|(differs, setting)| differs.then_some(setting))
 }
 
 /// The settings of checks, of what they decide, and of names over time, if they differ from the
@@ -300,6 +317,9 @@ fn server(id: ServerId, server: &Server, given: Option<&Server>) -> Setting {
     }
     if differs(|server| server.mode == ServerMode::Ready) {
         changes.push(ServerChange::State(server.mode));
+    }
+    if differs(|server| server.transport == ServerTransport::Default) {
+        changes.push(ServerChange::Tls(server.transport));
     }
     // The last one, because it takes the rest of the line.
     if differs(|server| server.check == ServerCheck::Default) {

@@ -245,6 +245,9 @@ fn query_of(setting: &Setting) -> Option<Query> {
         | Setting::ProxyIn(_)
         | Setting::ProxyOut(_)
         | Setting::Server { .. }
+        | Setting::ServerTlsCa(_)
+        | Setting::ServerTlsCert(_)
+        | Setting::ServerTlsName(_)
         | Setting::ServersFrom(_)
         | Setting::SocketBuffers(_, _)
         | Setting::Source(_)

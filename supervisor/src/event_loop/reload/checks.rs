@@ -11,7 +11,7 @@ use pen_config::command::{Number, Setting, SourcedCommand, Startup, Switch, last
 use pen_config::configuration::{check_tls, unused_lists, warnings};
 use pen_config::ids::ClientKey;
 use pen_config::names::Names;
-use pen_config::print::in_force::{certificate, client_ca};
+use pen_config::print::in_force::{certificate, client_ca, server_certificate};
 use pen_config::settings::Settings;
 use pen_ipc::message::Operator;
 
@@ -222,7 +222,14 @@ impl Supervisor {
             }
             Setting::Certificate(_) if *setting == certificate(&settings.tls) => Ok(()),
             Setting::ClientCa(_) if *setting == client_ca(&settings.tls) => Ok(()),
-            Setting::Certificate(_) | Setting::ClientCa(_) => {
+            Setting::ServerTlsCa(path) if *path == settings.server_tls.ca => Ok(()),
+            Setting::ServerTlsCert(_) if *setting == server_certificate(&settings.server_tls) => {
+                Ok(())
+            }
+            Setting::Certificate(_)
+            | Setting::ClientCa(_)
+            | Setting::ServerTlsCa(_)
+            | Setting::ServerTlsCert(_) => {
                 let word = setting.word();
                 Err(format!(
                     "{word}: only the file of -F can say this, because it is read with the rights \
@@ -271,6 +278,7 @@ impl Supervisor {
             | Setting::ProxyIn(_)
             | Setting::ProxyOut(_)
             | Setting::Server { .. }
+            | Setting::ServerTlsName(_)
             | Setting::ServersFrom(_)
             | Setting::SocketBuffers(_, _)
             | Setting::Source(_)

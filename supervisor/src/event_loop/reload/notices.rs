@@ -230,7 +230,8 @@ fn incident(setting: &Setting, settings: &Settings) -> Incident {
             | ServerChange::Hard(_)
             | ServerChange::Max(_)
             | ServerChange::Port(_)
-            | ServerChange::Prio(_) => {}
+            | ServerChange::Prio(_)
+            | ServerChange::Tls(_) => {}
             ServerChange::State(new) => state = Some(*new),
         }
     }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use crate::acl::{AclVerdict, Net, is_mask};
 use crate::address::Host;
-use crate::command::read::{SERVER, WordIter, checks, refused, shown};
+use crate::command::read::{SERVER, WordIter, checks, refused, shown, tls};
 use crate::command::table::{Entry, Offered};
 use crate::command::{Command, CommandError, Number, ServerChange, Setting};
 use crate::grammar;
@@ -13,8 +13,19 @@ use crate::proxy::{ProxyOut, Senders};
 
 /// The keys of a server that pen offers.
 pub fn server_keys() -> impl Iterator<Item = &'static str> {
-    const KEYS: [&str; 10] =
-        ["acl", "address", "blacklist", "check", "hard", "max", "port", "prio", "state", "weight"];
+    const KEYS: [&str; 11] = [
+        "acl",
+        "address",
+        "blacklist",
+        "check",
+        "hard",
+        "max",
+        "port",
+        "prio",
+        "state",
+        "tls",
+        "weight",
+    ];
     KEYS.into_iter().filter(|key| Offered::Built.has_key(key))
 }
 
@@ -49,6 +60,7 @@ pub(crate) fn server(
             "port" => ServerChange::Port(grammar::service(value).map_err(|why| entry.wrong(why))?),
             "prio" => ServerChange::Prio(count()?),
             "state" => ServerChange::State(checks::mode(entry, value)?),
+            "tls" => ServerChange::Tls(tls::transport(entry, value)?),
             "weight" => ServerChange::Weight(count()?),
             other => {
                 return Err(entry.wrong(format!(

@@ -6,6 +6,7 @@ use crate::command::read::{WordIter, shown};
 use crate::command::table::Entry;
 use crate::command::{Command, CommandError, Setting};
 use crate::grammar::{COUNT, quoted};
+use crate::server_tls::ServerTransport;
 use crate::tls::{Suite, SuiteList};
 
 pub(crate) fn certificate(
@@ -35,6 +36,58 @@ pub(crate) fn client_ca(
     }
     let paths: Vec<PathBuf> = words.by_ref().take(2).map(PathBuf::from).collect();
     Ok(if paths.is_empty() { shown(entry) } else { Command::Setting(Setting::ClientCa(paths)) })
+}
+
+pub(crate) fn server_tls_ca(
+    entry: &Entry,
+    words: &mut WordIter<'_>,
+    no: bool,
+) -> Result<Command, CommandError> {
+    if no {
+        return Ok(Command::Setting(Setting::ServerTlsCa(None)));
+    }
+    Ok(match words.next() {
+        None => shown(entry),
+        Some(path) => Command::Setting(Setting::ServerTlsCa(Some(path.into()))),
+    })
+}
+
+pub(crate) fn server_tls_cert(
+    entry: &Entry,
+    words: &mut WordIter<'_>,
+    no: bool,
+) -> Result<Command, CommandError> {
+    if no {
+        return Ok(Command::Setting(Setting::ServerTlsCert(None)));
+    }
+    Ok(match words.next() {
+        None => shown(entry),
+        Some(file) => Command::Setting(Setting::ServerTlsCert(Some((
+            file.into(),
+            words.next().map(PathBuf::from),
+        )))),
+    })
+}
+
+pub(crate) fn server_tls_name(
+    entry: &Entry,
+    words: &mut WordIter<'_>,
+    no: bool,
+) -> Result<Command, CommandError> {
+    if no {
+        return Ok(Command::Setting(Setting::ServerTlsName(None)));
+    }
+    let Some(text) = words.next() else { return Ok(shown(entry)) };
+    let name = text.parse().map_err(|why| entry.wrong(why))?;
+    Ok(Command::Setting(Setting::ServerTlsName(Some(name))))
+}
+
+/// Whether a server speaks TLS.
+pub(super) fn transport(entry: &Entry, text: &str) -> Result<ServerTransport, CommandError> {
+    let meant = ServerTransport::WORDS.iter().find(|(word, _)| *word == text);
+    meant
+        .map(|(_, transport)| *transport)
+        .ok_or_else(|| entry.wrong(format!("tls: {} is none of on, off, default", quoted(text))))
 }
 
 pub(crate) fn ciphers(

@@ -13,6 +13,7 @@ use crate::command::{
 };
 use crate::grammar::ServerSpec;
 use crate::print;
+use crate::server_tls::ServerTls;
 use crate::settings::{Server, Settings};
 use crate::tls::{Suite, SuiteList, Tls};
 
@@ -83,6 +84,7 @@ impl InForce<'_> {
         all.extend(switches(settings).map(|(switch, on)| Setting::Switch(switch, on)));
         all.push(Setting::Http(settings.http));
         all.extend(tls(&settings.tls));
+        all.extend(server_tls(&settings.server_tls));
         all.extend(print::access_lists(settings));
         all.push(Setting::Log(self.log.cloned()));
         all.push(Setting::ConnectionLog(self.connection_log.cloned()));
@@ -167,6 +169,22 @@ fn tls(tls: &Tls) -> [Setting; 7] {
     ]
 }
 
+/// The settings of TLS towards servers.
+pub(super) fn server_tls(tls: &ServerTls) -> [Setting; 5] {
+    [
+        Setting::Switch(Switch::ServerTls, tls.on),
+        Setting::Switch(Switch::ServerTlsVerify, tls.verify),
+        Setting::ServerTlsName(tls.name.clone()),
+        Setting::ServerTlsCa(tls.ca.clone()),
+        server_certificate(tls),
+    ]
+}
+
+/// The setting of the certificate that servers may ask for.
+pub fn server_certificate(tls: &ServerTls) -> Setting {
+    Setting::ServerTlsCert(tls.certificate.clone().map(|file| (file, tls.key.clone())))
+}
+
 /// The setting of the certificate's path.
 pub fn certificate(tls: &Tls) -> Setting {
     Setting::Certificate(tls.certificate.clone().map(|file| (file, tls.key.clone())))
@@ -190,6 +208,7 @@ fn server(number: u32, settings: &Settings) -> Setting {
         ServerChange::Prio(server.prio),
         ServerChange::Acl(server.acl),
         ServerChange::State(server.mode),
+        ServerChange::Tls(server.transport),
         ServerChange::Check(server.check.clone()),
     ]);
     Setting::Server { number, changes }
