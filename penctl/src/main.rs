@@ -5,12 +5,13 @@
 //! pens, and `address` the address of one. `talk` sends one command and receives its reply.
 //! `overview` is the state that pen reports, `tables` show replies on a terminal, and `text` has
 //! figures in words. `lines` reads commands from standard input, with a prompt on a terminal.
-//! `watch` prints events, and `top` is the live view.
+//! `drain` tells what an interrupted wait leaves behind, `watch` prints events, and `top` is the live view.
 
 #![forbid(unsafe_code)]
 
 mod address;
 mod arguments;
+mod drain;
 mod lines;
 mod overview;
 mod places;
@@ -30,6 +31,7 @@ use pen_ipc::message::Outcome;
 use serde::de::IgnoredAny;
 
 use arguments::{Arguments, OutputForm, Request, USAGE};
+use drain::Wait;
 use places::Place;
 use tables::{Paint, Width};
 use talk::plain;
@@ -45,7 +47,8 @@ Without a command, commands are read from standard input, one a line; on a
 terminal, with a prompt, which help, exit and quit understand too.
 
 Several addresses may be given, and patterns of sockets, as '/run/pen/*.ctl'.
-Then a line with the address stands before each reply.
+Then a line with the address stands before each reply. They are asked one after
+the other, but all at once to drain a server.
 
   top          a live view of one pen in the terminal; ? there lists its keys
   watch        prints what happens, until interrupted
@@ -138,11 +141,15 @@ fn send(places: &[Place], command: Vec<u8>, form: OutputForm) -> Result<Outcome,
     };
     let words: Vec<&[u8]> =
         command.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).collect();
+    let wait = Wait::begin(&command);
     match (&words[..], form, places) {
         ([b"watch"], _, _) => watch::run(places, form),
         ([b"watch", b"json"], _, _) => watch::run(places, OutputForm::Json),
         (_, OutputForm::Json, [_, _, ..]) => as_one_document(places, &command),
         (_, OutputForm::Json, _) => places::each(places, |place| place.ask(&command, &mut print)),
+        (_, OutputForm::AsGiven, [_, _, ..]) if wait.is_some() => {
+            places::all_at_once(places, &command, MOST_REPLY)
+        }
         (_, OutputForm::AsGiven, _) => places::each(places, |place| reply(place, &command)),
     }
 }

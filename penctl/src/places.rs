@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
+use std::thread;
 
 use pen_ipc::message::Outcome;
 
@@ -137,23 +138,75 @@ pub fn each(
     if let [place] = places {
         return act(place);
     }
-    let mut all = Outcome::Done;
-    let mut silent = 0;
+    let mut sum = Sum::default();
     for (index, place) in places.iter().enumerate() {
-        let gap = if index == 0 { "" } else { "\n" };
-        print(format!("{gap}==> {} <==\n", place.shown()).as_bytes())?;
-        match act(place) {
+        heading(index, place)?;
+        sum.add(place, act(place));
+    }
+    sum.result(places)
+}
+
+/// Sends a command that waits to several pens at once, and prints their replies in the order of
+/// the addresses, as [`each`] does. Each is printed as soon as those before it are there.
+///
+/// # Errors
+/// As [`each`].
+pub fn all_at_once(places: &[Place], command: &[u8], most: usize) -> Result<Outcome, String> {
+    thread::scope(|scope| {
+        let ask = |place| {
+            let asker = thread::Builder::new();
+            asker.spawn_scoped(scope, move || Place::ask_whole(place, command, most))
+        };
+        let asked: Vec<_> = places.iter().map(ask).collect();
+        let mut sum = Sum::default();
+        for (index, (place, asker)) in places.iter().zip(asked).enumerate() {
+            heading(index, place)?;
+            let reply = match asker {
+                Ok(asker) => asker.join().unwrap_or_else(|_| Err("no reply".to_owned())),
+                Err(error) => Err(talk::plain(&error)),
+            };
+            let printed = reply.and_then(|(outcome, reply)| print(&reply).map(|()| outcome));
+            sum.add(place, printed);
+        }
+        sum.result(places)
+    })
+}
+
+fn heading(index: usize, place: &Place) -> Result<(), String> {
+    let gap = if index == 0 { "" } else { "\n" };
+    print(format!("{gap}==> {} <==\n", place.shown()).as_bytes())
+}
+
+/// What several pens replied together.
+struct Sum {
+    outcome: Outcome,
+    silent: usize,
+}
+
+impl Default for Sum {
+    fn default() -> Sum {
+        Sum { outcome: Outcome::Done, silent: 0 }
+    }
+}
+
+impl Sum {
+    /// Adds what one replied. An error is printed.
+    fn add(&mut self, place: &Place, outcome: Result<Outcome, String>) {
+        match outcome {
             Ok(Outcome::Done) => {}
-            Ok(Outcome::Refused) => all = Outcome::Refused,
+            Ok(Outcome::Refused) => self.outcome = Outcome::Refused,
             Err(error) => {
-                silent += 1;
+                self.silent += 1;
                 complain(place, &error);
             }
         }
     }
-    match silent {
-        0 => Ok(all),
-        _ => Err(format!("{silent} of {} gave no reply", places.len())),
+
+    fn result(self, places: &[Place]) -> Result<Outcome, String> {
+        match self.silent {
+            0 => Ok(self.outcome),
+            _ => Err(format!("{} of {} gave no reply", self.silent, places.len())),
+        }
     }
 }
 

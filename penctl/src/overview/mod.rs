@@ -3,15 +3,18 @@
 //! A pen of another release may know less or more than this program. What it does not report is
 //! absent here, and a state that only it knows keeps its name. Every text is safe for a terminal.
 
+mod check;
 mod event;
 mod server;
 #[cfg(test)]
 mod tests;
 
+pub use pen_status::Mode as ServerMode;
 use pen_status::event::EventTime;
 use serde::Deserialize;
 use serde_json::Value;
 
+pub use self::check::Check;
 pub use self::event::Event;
 pub use self::server::{Health, Server, Slot, State};
 use crate::text::{duration, shown};
@@ -39,6 +42,12 @@ pub struct Overview {
     /// Open connections, and their limit.
     pub connections: Option<u64>,
     pub connections_max: Option<u64>,
+    /// Clients that wait: no server can be used for them (`hold`), or an operator paused.
+    pub held: u64,
+    /// Whether new clients wait for the end of a pause.
+    pub paused: bool,
+    /// Whether all servers are down, and checks are disregarded (`fail_open`).
+    pub disregards_checks: bool,
     /// Clients in the table, and their limit.
     pub clients: Option<u64>,
     pub clients_max: Option<u64>,
@@ -117,6 +126,9 @@ impl Overview {
             old_workers: list(&value["old_workers"]).map(OldWorker::read).collect(),
             connections: value["connections"].as_u64(),
             connections_max: value["connections_max"].as_u64(),
+            held: figure(&value["held"]),
+            paused: value["paused"].as_bool().unwrap_or(false),
+            disregards_checks: value["disregards_checks"].as_bool().unwrap_or(false),
             clients: value["clients"].as_u64(),
             clients_max: value["clients_max"].as_u64(),
             accepted: value["counts"]["accepted"].as_u64(),
@@ -147,6 +159,21 @@ impl Overview {
             }
         }
         text
+    }
+
+    /// What all new clients notice, a sentence for each.
+    pub fn notes(&self) -> impl Iterator<Item = &'static str> {
+        let is_full = self.connections_max.is_some() && self.connections >= self.connections_max;
+        let notes = [
+            (self.paused, "Paused: new clients wait until the command resume."),
+            (
+                self.disregards_checks,
+                "All servers are down: checks are disregarded (fail_open), and clients are served \
+                 as far as servers accept them.",
+            ),
+            (is_full, "All connections are in use: further clients wait for one to end (-x)."),
+        ];
+        notes.into_iter().filter_map(|(is_so, note)| is_so.then_some(note))
     }
 
     /// The certificates that have expired or do so soon, a text for each.

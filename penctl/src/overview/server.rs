@@ -2,10 +2,12 @@
 
 use std::fmt;
 
+use pen_status::Mode as ServerMode;
 use pen_status::histogram::{CONNECT, Histogram};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::check::Check;
 use super::{History, figure, list, text};
 use crate::text::{duration, shown};
 
@@ -32,8 +34,10 @@ pub struct Server {
     /// The seconds that it is left out.
     pub seconds: u64,
     pub failure: Option<Failure>,
-    /// Why its check says that it is down.
-    pub down: Option<String>,
+    /// Which clients the operator lets it have; none if pen does not report it.
+    pub mode: Option<ServerMode>,
+    /// What its check says; none without a check.
+    pub check: Option<Check>,
     pub connections: u64,
     /// The limits; 0 is none.
     pub max: u64,
@@ -135,7 +139,8 @@ impl Server {
             state: State::read(server["state"].as_str(), seconds),
             seconds,
             failure: failure.map(|(at, reason)| Failure { at, reason }),
-            down: text(&server["check"]["reason"]),
+            mode: ServerMode::deserialize(&server["mode"]).ok(),
+            check: Check::read(&server["check"]),
             connections: figure(&server["connections"]),
             max: figure(&server["max"]),
             hard: figure(&server["hard"]),
@@ -176,13 +181,17 @@ impl Server {
         }
     }
 
+    /// What its check says, as in the reply to `servers`: `up 12 ms`, `down REASON`, `unknown`.
+    pub fn check_words(&self) -> Option<String> {
+        self.check.as_ref().map(Check::words)
+    }
+
     /// The state in words, and then its reason.
     pub fn state(&self) -> (String, String) {
         let reason = || match &self.failure {
             Some(failure) => format!(": {}", failure.reason),
             None => ": unknown".to_owned(),
         };
-        let down = || self.down.as_ref().map_or(String::new(), |reason| format!(": {reason}"));
         let alone = |word: &str| (word.to_owned(), String::new());
         match &self.state {
             State::Up => alone("up"),
@@ -191,9 +200,10 @@ impl Server {
             State::Out => (format!("out {}", duration(self.seconds)), " by operator".to_owned()),
             State::Failed if self.seconds == 0 => ("failed, to be tried".to_owned(), reason()),
             State::Failed => (format!("failed {}", duration(self.seconds)), reason()),
-            State::Down => ("down by check".to_owned(), down()),
+            // The words of the check have the reason.
+            State::Down => ("down".to_owned(), " by check".to_owned()),
             State::Drain => ("draining".to_owned(), ": no new clients".to_owned()),
-            State::Maint => ("in maintenance".to_owned(), String::new()),
+            State::Maint => ("maintenance".to_owned(), ": no clients".to_owned()),
             State::Vacant => alone("-"),
             State::Unknown(name) => alone(name),
         }

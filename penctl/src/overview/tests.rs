@@ -21,6 +21,24 @@ fn what_is_not_reported_is_absent() {
 }
 
 #[test]
+fn what_a_later_pen_reports_of_a_check_is_unknown() {
+    let words = |check: serde_json::Value| {
+        let server = json!({ "number": 0, "check": check, "mode": "sleepy" });
+        let server = Server::numbered(&server);
+        assert_eq!(server.mode, None);
+        server.check_words()
+    };
+    assert_eq!(words(json!({ "state": "unsure", "duration_us": 5 })).as_deref(), Some("unknown"));
+    for (micros, expected) in [(0, "up 1 ms"), (1499, "up 1 ms"), (12_500, "up 13 ms")] {
+        let check = json!({ "state": "up", "duration_us": micros });
+        assert_eq!(words(check).as_deref(), Some(expected));
+    }
+    assert_eq!(words(json!({ "state": "up" })).as_deref(), Some("up"));
+    assert_eq!(words(json!({ "state": "down" })).as_deref(), Some("down"));
+    assert_eq!(words(json!(null)), None);
+}
+
+#[test]
 fn no_text_can_move_the_cursor() {
     let sly = "a\u{1b}[2J\n";
     let sly = json!({
@@ -31,7 +49,8 @@ fn no_text_can_move_the_cursor() {
         "servers": [{
             "name": sly, "address": sly, "state": sly,
             "last_failure": { "unix_time": 1, "reason": sly },
-            "connect_failures": [{ "reason": sly, "count": 1 }],
+            "connect_failures": [{ "reason": sly, "count": 1 }], "mode": sly,
+            "check": { "kind": sly, "state": sly, "reason": sly },
         }],
         "events": [{ "id": 1, "time": "2026-11-24T04:10:21.042Z", "kind": sly, "text": sly }],
     });
@@ -53,12 +72,35 @@ fn a_status_of_this_release_is_read_whole() {
         ..Default::default()
     };
     let mut value = serde_json::to_value(&status).unwrap();
-    value["servers"] = json!([{ "number": 3, "connect": connect, "connections_total": 4 }]);
+    let check = pen_status::CheckStatus {
+        kind: "http".into(),
+        state: pen_status::CheckState::Down,
+        since: 7,
+        duration_us: Some(1500),
+        reason: Some("status 503".into()),
+        last: Some(8),
+        transitions: 9,
+    };
+    let server = pen_status::ServerStatus {
+        number: Some(3),
+        mode: ServerMode::Maint,
+        check: Some(check),
+        connections_total: 4,
+        connect,
+        ..Default::default()
+    };
+    value["servers"] = json!([server]);
+    (value["held"], value["paused"]) = (5.into(), true.into());
     let read = Overview::read(value.to_string().as_bytes()).unwrap();
     assert_eq!(
         (read.accepted, read.offset(), &read.history.connections[..]),
         (Some(9), 3600, &[1, 2][..])
     );
     assert_eq!((read.servers[0].total, read.servers[0].slot), (Some(4), Slot::Number(3)));
+    assert_eq!((read.held, read.notes().count()), (5, 2), "all of 0 connections are in use, too");
+    let check = read.servers[0].check.as_ref().unwrap();
+    assert_eq!((check.since, check.last, check.transitions), (7, Some(8), 9));
+    assert_eq!((check.kind.as_str(), check.words().as_str()), ("http", "down status 503"));
+    assert_eq!(read.servers[0].mode, Some(ServerMode::Maint));
     assert!(read.servers[0].connect_time(0.5).is_some_and(|time| (100..=200).contains(&time)));
 }

@@ -15,8 +15,10 @@ pub fn render(overview: &[u8], paint: Paint, width: Width) -> Option<String> {
         overview.servers.iter().map(|server| row(server, total, overview.unix_time)).collect();
     // If all names are addresses, one column is enough for both.
     let same = rows.iter().all(|row| row.cells[SERVER] == row.cells[ADDRESS]);
+    let unchecked = overview.servers.iter().all(|server| server.check.is_none());
+    let is_empty = |column: usize| (same && column == ADDRESS) || (unchecked && column == CHECK);
     let layout = |layout: &&[usize]| -> Vec<usize> {
-        layout.iter().copied().filter(|column| !(same && *column == ADDRESS)).collect()
+        layout.iter().copied().filter(|column| !is_empty(*column)).collect()
     };
     let grid = Grid {
         titles: TITLES,
@@ -28,7 +30,7 @@ pub fn render(overview: &[u8], paint: Paint, width: Width) -> Option<String> {
     Some(grid.lines(&rows, paint, width) + &summary(&overview, total, width))
 }
 
-const COLUMNS: usize = 10;
+const COLUMNS: usize = 11;
 
 const TITLES: [&str; COLUMNS] = [
     "",
@@ -36,6 +38,7 @@ const TITLES: [&str; COLUMNS] = [
     "address",
     "state",
     "state",
+    "check",
     "conn",
     "of all",
     "sent",
@@ -50,22 +53,25 @@ const ADDRESS: usize = 2;
 const STATE: usize = 3;
 /// The column of the state alone.
 const BRIEF: usize = 4;
-const CONN: usize = 5;
+/// What its check says; omitted if no server has one.
+const CHECK: usize = 5;
+const CONN: usize = 6;
 /// The percentage of all open connections.
-const OF_ALL: usize = 6;
-const SENT: usize = 7;
-const RECEIVED: usize = 8;
-const FAILURE: usize = 9;
+const OF_ALL: usize = 7;
+const SENT: usize = 8;
+const RECEIVED: usize = 9;
+const FAILURE: usize = 10;
 
-/// The choices of columns: the first that fits the terminal is used. The reason of a failure is
-/// omitted last.
-const LAYOUTS: [&[usize]; 7] = [
-    &[NUMBER, SERVER, ADDRESS, STATE, CONN, OF_ALL, SENT, RECEIVED, FAILURE],
-    &[NUMBER, SERVER, STATE, CONN, OF_ALL, SENT, RECEIVED, FAILURE],
-    &[NUMBER, SERVER, BRIEF, CONN, OF_ALL, SENT, RECEIVED, FAILURE],
-    &[NUMBER, SERVER, BRIEF, CONN, OF_ALL, FAILURE],
-    &[NUMBER, SERVER, BRIEF, CONN, FAILURE],
-    &[NUMBER, SERVER, STATE, CONN],
+/// The choices of columns: the first that fits the terminal is used. The reason of a failure and
+/// what the check says are omitted last.
+const LAYOUTS: [&[usize]; 8] = [
+    &[NUMBER, SERVER, ADDRESS, STATE, CHECK, CONN, OF_ALL, SENT, RECEIVED, FAILURE],
+    &[NUMBER, SERVER, STATE, CHECK, CONN, OF_ALL, SENT, RECEIVED, FAILURE],
+    &[NUMBER, SERVER, BRIEF, CHECK, CONN, OF_ALL, SENT, RECEIVED, FAILURE],
+    &[NUMBER, SERVER, BRIEF, CHECK, CONN, OF_ALL, FAILURE],
+    &[NUMBER, SERVER, BRIEF, CHECK, CONN, FAILURE],
+    &[NUMBER, SERVER, STATE, CHECK, CONN],
+    &[NUMBER, SERVER, BRIEF, CHECK, CONN],
     &[NUMBER, SERVER, BRIEF, CONN],
 ];
 
@@ -84,6 +90,7 @@ fn row(server: &Server, total: u64, now: u64) -> Row<COLUMNS> {
         server.address.clone(),
         brief.clone() + &why,
         brief,
+        server.check_words().unwrap_or_else(|| "-".to_owned()),
         server.usage(),
         of_all.map_or("-".to_owned(), |of_all| format!("{of_all}%")),
         bytes(server.sent),
@@ -100,6 +107,9 @@ fn summary(overview: &Overview, total: u64, room: Width) -> String {
         Some(most) => format!("{used} of {most} connections"),
         None => format!("{used} connections"),
     }];
+    if overview.held > 0 {
+        parts.push(format!("{} held", overview.held));
+    }
     // The emergency and the abuse server carry connections too.
     let sum = |figure: fn(&Server) -> u64| {
         overview.servers.iter().map(figure).fold(0, u64::saturating_add)
@@ -113,16 +123,12 @@ fn summary(overview: &Overview, total: u64, room: Width) -> String {
     if let Some(version) = &overview.version {
         parts.push(format!("pen {version}"));
     }
-    let full = overview.connections_max.is_some_and(|most| used >= most);
     let last = parts.len() - 1;
     let parts =
         parts.into_iter().enumerate().map(|(at, part)| if at == last { part } else { part + ";" });
-    let full = if full { fold(FULL.split(' ').map(str::to_owned), room) } else { String::new() };
-    fold(parts, room) + &full
+    let notes = overview.notes().map(|note| fold(note.split(' ').map(str::to_owned), room));
+    fold(parts, room) + &notes.collect::<String>()
 }
-
-/// The note while all connections are in use.
-const FULL: &str = "All connections are in use: further clients wait for one to end (-x).";
 
 #[cfg(test)]
 mod tests {
@@ -250,6 +256,67 @@ MB     999 B  5 min ago: connection refused
             ),
             "{full}"
         );
+    }
+
+    fn checked() -> Value {
+        let mut overview = overview();
+        let check = |state: &str, reason: Value| json!({ "kind": "http", "state": state, "duration_us": 12_300, "reason": reason });
+        for (number, state, mode, check) in [
+            (0, "up", "ready", check("up", Value::Null)),
+            (1, "down", "ready", check("down", "status 503".into())),
+            (2, "drain", "drain", check("unknown", Value::Null)),
+            (3, "maint", "maint", Value::Null),
+        ] {
+            let server = &mut overview["servers"][number];
+            (server["state"], server["mode"]) = (state.into(), mode.into());
+            server["check"] = check;
+        }
+        overview
+    }
+
+    #[test]
+    fn states_and_checks_are_shown_as_long_as_there_is_room() {
+        let checked = checked().to_string();
+        let within = |columns: usize| {
+            render(checked.as_bytes(), Paint::Plain, Width::Columns(columns)).unwrap()
+        };
+        let wide = within(220);
+        let lines: Vec<&str> = wide.lines().collect();
+        for (line, words) in [
+            (1, "up up 12 ms 0 of"),
+            (2, "down by check down status 503 10 of"),
+            (3, "draining: no new clients unknown 20 of"),
+            (4, "maintenance: no clients - 30 of"),
+        ] {
+            let line = lines[line].split_whitespace().collect::<Vec<_>>().join(" ");
+            assert!(line.contains(words), "{words}: {line}");
+        }
+        assert!(lines[0].contains("  check  "), "{wide}");
+        for (columns, has_check) in [(200, true), (80, true), (70, true), (40, false)] {
+            let table = within(columns);
+            assert_eq!(table.contains("check"), has_check, "{columns}:\n{table}");
+            assert_eq!(table.contains("down status 503"), has_check, "{columns}:\n{table}");
+            assert!(table.contains("draining") && table.contains("maintenance"), "{table}");
+        }
+        for columns in 1..=220 {
+            let table = within(columns);
+            assert!(table.lines().all(|line| line.chars().count() <= columns), "{table}");
+        }
+        assert!(!rendered(overview(), Paint::Plain).contains("check"), "there is none");
+    }
+
+    #[test]
+    fn clients_that_wait_are_in_the_last_lines() {
+        let mut waiting = overview();
+        waiting["held"] = 3.into();
+        let table = rendered(waiting.clone(), Paint::Plain);
+        assert!(table.contains("61 of 256 connections; 3 held; "), "{table}");
+        waiting["paused"] = true.into();
+        waiting["disregards_checks"] = true.into();
+        let table = rendered(waiting, Paint::Plain);
+        let notes: Vec<&str> = table.lines().rev().take(2).collect();
+        assert!(notes[0].starts_with("All servers are down: checks are disregarded"), "{table}");
+        assert_eq!(notes[1], "Paused: new clients wait until the command resume.");
     }
 
     #[test]

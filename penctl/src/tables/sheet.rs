@@ -36,6 +36,8 @@ fn facts(overview: &Overview) -> Vec<(Health, &'static str, String)> {
     let full = overview.connections.is_some() && overview.connections >= overview.connections_max;
     let health = if full { Health::Out } else { plain };
     fact(health, "connections", of(overview.connections, overview.connections_max));
+    let held = (overview.held > 0).then(|| format!("{} clients", overview.held));
+    fact(Health::Out, "held", held);
     fact(plain, "clients", of(overview.clients, overview.clients_max));
     fact(plain, "accepted", overview.accepted.map(|count| count.to_string()));
     if overview.unserved > 0 {
@@ -44,8 +46,12 @@ fn facts(overview: &Overview) -> Vec<(Health, &'static str, String)> {
     fact(plain, "servers", Some(overview.servers_up()));
     for server in &overview.servers {
         let (state, why) = server.state();
-        let text = format!("{}  {}{why}, {} connections", server.name, state, server.usage());
+        let check = server.check_words().map_or(String::new(), |check| format!(", check {check}"));
+        let text = format!("{}  {state}{why}{check}, {} connections", server.name, server.usage());
         fact(server.state.health(), "server", Some(format!("{} {text}", server.slot)));
+    }
+    for note in overview.notes() {
+        fact(Health::Out, "note", Some(note.to_owned()));
     }
     fact(Health::Failed, "reload", overview.failed_reload.as_deref().map(shown));
     fact(Health::Failed, "upgrade", overview.failed_upgrade.as_deref().map(shown));
@@ -66,7 +72,11 @@ mod tests {
         let overview = json!({
             "version": "0.1.0", "unix_time": 1_000_000, "uptime": 7200, "listen": "0.0.0.0:443",
             "workers": 2, "connections": 9, "connections_max": 9, "clients": 3,
-            "servers": [{ "number": 0, "address": "10.0.0.1", "port": 80, "state": "up" }],
+            "held": 2, "paused": true,
+            "servers": [{
+                "number": 0, "address": "10.0.0.1", "port": 80, "state": "down", "mode": "ready",
+                "check": { "kind": "tcp", "state": "down", "reason": "refused" },
+            }],
             "old_workers": [{ "version": "0.0.9", "connections": 4 }],
             "reload": { "result": "failure", "text": "line 3: bad" },
             "upgrade": { "result": "success", "text": "well" },
@@ -81,6 +91,9 @@ mod tests {
         assert!(sheet.contains("clients       3\n"), "{sheet}");
         assert!(sheet.contains("\x1b[31mreload        line 3: bad"), "{sheet}");
         assert!(sheet.contains("CN=a expires in 3 d") && !sheet.contains("CN=b"), "{sheet}");
+        assert!(sheet.contains("\x1b[33mheld          2 clients\x1b[0m\n"), "{sheet}");
+        assert!(sheet.contains("note          Paused: new clients wait"), "{sheet}");
+        assert!(sheet.contains("down by check, check down refused, 0 conn"), "{sheet}");
         assert!(!sheet.contains("upgrade") && sheet.contains("pen 0.0.9: 4 connections"));
         let narrow = render(overview.as_bytes(), Paint::Plain, Width::Columns(20)).unwrap();
         assert!(narrow.lines().all(|line| line.chars().count() <= 20), "{narrow}");

@@ -10,19 +10,22 @@ use super::model::{
     Tone,
 };
 use super::order::{Direction, Key};
-use crate::overview::{Server, Slot};
+use crate::overview::{Server, ServerMode, Slot, State};
 
 /// The keys, as the help lists them.
-pub const KEYS: [(&str, &str); 16] = [
+pub const KEYS: [(&str, &str); 19] = [
     ("Up Down j k", "choose a server"),
     ("Page, Home, End", "choose one further away"),
     ("Enter", "all about the server"),
     ("< >", "order by the column before, or the next"),
-    ("N A S C", "order by number, address, state, connections"),
+    ("N A S K C", "order by number, address, state, check, connections"),
     ("R B P F", "order by rate, bytes, p99, failed connects"),
     ("r", "turn the order; so does the same letter again"),
     ("/", "show only servers with this text"),
     ("Esc", "show all servers again"),
+    ("d", "drain the server: it gets no new clients (asks)"),
+    ("m", "take it into maintenance: it gets no clients (asks)"),
+    ("u", "make it ready again, after d or m (asks)"),
     ("b", "blacklist the server, or bring it back (asks)"),
     ("w", "change the server's weight (asks)"),
     ("e", "explain which server a client would get"),
@@ -36,7 +39,7 @@ pub const KEYS: [(&str, &str); 16] = [
 const LONGEST_ANSWER: usize = 64;
 
 /// The lines about a server that can be scrolled away.
-const DETAILS: usize = 16;
+const DETAILS: usize = 18;
 
 /// Seconds out of service, unless the user gives others.
 const SECONDS: u64 = 60;
@@ -88,6 +91,9 @@ impl Model {
             }
             KeyCode::Esc => self.filter_by(String::new()),
             KeyCode::Char('/') => self.ask(Question::Filter, self.filter.clone()),
+            KeyCode::Char('d') => self.ask_for_mode(ServerMode::Drain, now),
+            KeyCode::Char('m') => self.ask_for_mode(ServerMode::Maint, now),
+            KeyCode::Char('u') => self.ask_for_mode(ServerMode::Ready, now),
             KeyCode::Char('b') => self.ask_about_server(Question::seconds, now),
             KeyCode::Char('w') => self.ask_about_server(Question::weight, now),
             KeyCode::Char('e') if self.is_reachable(now) => {
@@ -131,18 +137,47 @@ impl Model {
         }
     }
 
-    fn ask_about_server(&mut self, question: fn(&Server, u64) -> Question, now: Instant) {
-        if !self.is_reachable(now) {
+    fn ask_about_server(&mut self, question: fn(ChosenServer, &Server) -> Question, now: Instant) {
+        if let Some((chosen, server)) = self.chosen_server(now) {
+            let question = question(chosen, server);
+            self.ask(question, String::new());
+        }
+    }
+
+    /// Asks whether the chosen server shall have this mode.
+    fn ask_for_mode(&mut self, mode: ServerMode, now: Instant) {
+        let Some((chosen, server)) = self.chosen_server(now) else { return };
+        if server.mode == Some(mode) {
+            let hint = match (mode, &server.state) {
+                (ServerMode::Ready, State::Out | State::Failed) => "; b brings it back",
+                (ServerMode::Ready | ServerMode::Drain | ServerMode::Maint, _) => "",
+            };
+            let text = format!("{chosen} has the state {} already{hint}", mode.name());
+            self.tell(Tone::Plain, &text, now);
             return;
         }
-        let Some(server) = self.selected.and_then(|slot| self.server(slot)) else { return };
-        match server.slot {
-            Slot::Number(number) => self.ask(question(server, number), String::new()),
-            Slot::Emergency | Slot::Abuse => {
-                let text = format!("the {} server has no number for commands", server.slot);
-                self.tell(Tone::Bad, &text, now);
-            }
+        let question = match mode {
+            ServerMode::Ready => format!("make {chosen} ready"),
+            ServerMode::Drain => format!("drain {chosen}"),
+            ServerMode::Maint => format!("take {chosen} into maintenance"),
+        };
+        let line = format!("server {} state {}", chosen.number, mode.name());
+        self.mode = Mode::Confirm { command: ServerCommand { server: chosen, line, question } };
+    }
+
+    /// The server that keys refer to. `None`: it cannot be changed, and the user has been told why.
+    fn chosen_server(&mut self, now: Instant) -> Option<(ChosenServer, &Server)> {
+        if !self.is_reachable(now) {
+            return None;
         }
+        let slot = self.selected?;
+        let Some(number) = slot.number() else {
+            let text = format!("the {slot} server has no number for commands");
+            self.tell(Tone::Bad, &text, now);
+            return None;
+        };
+        let server = self.server(slot)?;
+        Some((ChosenServer { number, name: server.name.clone() }, server))
     }
 
     fn prompt_key(
@@ -180,24 +215,24 @@ impl Model {
 
     /// Goes on with the answer to a question.
     fn decide(&mut self, question: Question, text: &str, now: Instant) -> Effect {
-        let (server, key) = match question {
+        let (server, default, key) = match question {
             Question::Filter => return Effect::None,
             Question::Client => return self.explain(text, now),
-            Question::Seconds(server) => (server, "blacklist"),
-            Question::Weight(server) => (server, "weight"),
+            Question::Seconds { server, default } => (server, default, "blacklist"),
+            Question::Weight { server, default } => (server, default, "weight"),
         };
-        let value = if text.is_empty() { Some(server.default) } else { text.parse().ok() };
+        let value = if text.is_empty() { Some(default) } else { text.parse().ok() };
         let Some(value) = value else {
             self.tell(Tone::Bad, &format!("{text} is too large"), now);
             return Effect::None;
         };
-        let effect = match (key, value) {
-            ("blacklist", 0_u64) => "it gets clients again".to_owned(),
-            ("blacklist", seconds) => format!("it gets no new client for {seconds} s"),
-            (_, weight) => format!("its weight is {weight}"),
+        let question = match (key, value) {
+            ("blacklist", 0_u64) => format!("bring {server} back"),
+            ("blacklist", seconds) => format!("blacklist {server} for {seconds} s"),
+            (_, weight) => format!("give {server} the weight {weight}"),
         };
         let line = format!("server {} {key} {value}", server.number);
-        self.mode = Mode::Confirm { command: ServerCommand { server, line, effect } };
+        self.mode = Mode::Confirm { command: ServerCommand { server, line, question } };
         Effect::None
     }
 
@@ -253,21 +288,20 @@ impl Model {
 }
 
 impl Question {
-    fn seconds(server: &Server, number: u64) -> Question {
+    fn seconds(chosen: ChosenServer, server: &Server) -> Question {
         let default = if server.seconds > 0 { 0 } else { SECONDS };
-        Question::Seconds(ChosenServer { number, name: server.name.clone(), default })
+        Question::Seconds { server: chosen, default }
     }
 
-    fn weight(server: &Server, number: u64) -> Question {
-        let default = server.weight.unwrap_or(1);
-        Question::Weight(ChosenServer { number, name: server.name.clone(), default })
+    fn weight(chosen: ChosenServer, server: &Server) -> Question {
+        Question::Weight { server: chosen, default: server.weight.unwrap_or(1) }
     }
 
     /// Whether the answer may contain this character.
     fn takes(&self, letter: char) -> bool {
         match self {
             Question::Filter => !letter.is_control(),
-            Question::Seconds(_) | Question::Weight(_) => letter.is_ascii_digit(),
+            Question::Seconds { .. } | Question::Weight { .. } => letter.is_ascii_digit(),
             Question::Client => letter.is_ascii_hexdigit() || matches!(letter, '.' | ':'),
         }
     }
@@ -276,13 +310,10 @@ impl Question {
     pub fn text(&self) -> String {
         match self {
             Question::Filter => "only servers with: ".to_owned(),
-            Question::Seconds(server) => format!(
-                "server {} ({}): seconds without clients, 0 = back [{}]: ",
-                server.number, server.name, server.default
-            ),
-            Question::Weight(server) => {
-                format!("server {} ({}): weight [{}]: ", server.number, server.name, server.default)
+            Question::Seconds { server, default } => {
+                format!("{server}: seconds without clients, 0 = back [{default}]: ")
             }
+            Question::Weight { server, default } => format!("{server}: weight [{default}]: "),
             Question::Client => "explain the server of this client address: ".to_owned(),
         }
     }

@@ -1,6 +1,7 @@
 //! The state of the live view: what pen reported, and what the user has chosen. Pure.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use pen_ipc::message::Outcome;
@@ -84,10 +85,16 @@ pub enum Text {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Question {
     Filter,
-    /// How long a server is left out.
-    Seconds(ChosenServer),
+    /// How long a server is left out. The default is the value if the user gives none.
+    Seconds {
+        server: ChosenServer,
+        default: u64,
+    },
     /// A server's new weight.
-    Weight(ChosenServer),
+    Weight {
+        server: ChosenServer,
+        default: u64,
+    },
     /// Which client's server is to be explained.
     Client,
 }
@@ -97,8 +104,12 @@ pub enum Question {
 pub struct ChosenServer {
     pub number: u64,
     pub name: String,
-    /// The value if the user gives none.
-    pub default: u64,
+}
+
+impl fmt::Display for ChosenServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "server {} ({})", self.number, self.name)
+    }
 }
 
 /// A command that changes a server.
@@ -107,8 +118,8 @@ pub struct ServerCommand {
     pub server: ChosenServer,
     /// The line for pen.
     pub line: String,
-    /// What it does.
-    pub effect: String,
+    /// What it does, as a question without its mark: `drain server 3 (10.0.0.3:80)`.
+    pub question: String,
 }
 
 /// What the program must do after an input.

@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use super::rates::Rates;
-use crate::overview::Server;
+use crate::overview::{Check, Server};
 
 /// What the servers are ordered by.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -11,6 +11,7 @@ pub enum Key {
     Number,
     Name,
     State,
+    Check,
     Connections,
     Rate,
     Bytes,
@@ -20,10 +21,11 @@ pub enum Key {
 
 impl Key {
     /// All keys, in the order of their columns.
-    pub const ALL: [Key; 8] = [
+    pub const ALL: [Key; 9] = [
         Key::Number,
         Key::Name,
         Key::State,
+        Key::Check,
         Key::Connections,
         Key::Rate,
         Key::Bytes,
@@ -37,6 +39,7 @@ impl Key {
             Key::Number => 'N',
             Key::Name => 'A',
             Key::State => 'S',
+            Key::Check => 'K',
             Key::Connections => 'C',
             Key::Rate => 'R',
             Key::Bytes => 'B',
@@ -48,7 +51,7 @@ impl Key {
     /// The direction that shows first what one looks for.
     fn direction(self) -> Direction {
         match self {
-            Key::Number | Key::Name | Key::State => Direction::Up,
+            Key::Number | Key::Name | Key::State | Key::Check => Direction::Up,
             Key::Connections | Key::Rate | Key::Bytes | Key::ConnectTime | Key::Failures => {
                 Direction::Down
             }
@@ -109,7 +112,7 @@ impl Order {
         };
     }
 
-    /// The servers that contain the text in name, address or state, in this order. Those that are
+    /// The servers that contain the text in name, address, state or check, in this order. Those that are
     /// equal are ordered by number.
     pub fn of<'s>(&self, servers: &'s [Server], filter: &str, rates: &Rates) -> Vec<&'s Server> {
         let filter = filter.to_lowercase();
@@ -131,6 +134,14 @@ impl Order {
             Key::Number => one.slot.cmp(&other.slot),
             Key::Name => one.name.cmp(&other.name),
             Key::State => one.state.health().cmp(&other.state.health()),
+            // Servers without a check come last.
+            Key::Check => {
+                let urgency = |server: &Server| server.check.as_ref().map(Check::urgency);
+                match (urgency(one), urgency(other)) {
+                    (Some(one), Some(other)) => one.cmp(&other),
+                    (one, other) => other.is_some().cmp(&one.is_some()),
+                }
+            }
             Key::Connections => one.connections.cmp(&other.connections),
             Key::Rate => number(&|server| rates.connections(server.slot).unwrap_or(-1.0)),
             Key::Bytes => number(&|server| {
@@ -144,8 +155,9 @@ impl Order {
 
 fn contains(server: &Server, filter: &str) -> bool {
     let (state, why) = server.state();
+    let check = server.check_words().unwrap_or_default();
     let slot = server.slot.to_string();
-    [&server.name, &server.address, &(state + &why), &slot]
+    [&server.name, &server.address, &(state + &why), &check, &slot]
         .iter()
         .any(|text| text.to_lowercase().contains(filter))
 }

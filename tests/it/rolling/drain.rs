@@ -1,10 +1,11 @@
 //! `drain N [wait SECONDS] [close]`: the reply comes when the server has no connection left.
 
-use std::process::Output;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::thread::JoinHandle;
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
 use crate::harness::control::{PENCTL, run_penctl, text};
@@ -119,6 +120,50 @@ fn what_is_left_after_the_time_is_told_and_closed_if_the_command_says_so() {
             assert_eq!(pen.ask(client(1)).as_deref(), Some("b"), "it is placed anew");
         }
     }
+}
+
+#[test]
+fn several_pens_drain_a_server_at_the_same_time() {
+    let farms = [(); 2].map(|()| Backend::farm(["a", "b"]));
+    let pens = farms.each_ref().map(|farm| farm_with(Pen::builder(), farm));
+    let [one, two] = pens.each_ref().map(|pen| pen.control().to_string());
+    let open = pens.each_ref().map(|pen| open_at(pen, "a", 1).0);
+    let words = [one.clone(), two.clone(), "drain 0 wait 600".to_owned()];
+    let waiting = thread::spawn(move || said(&run_penctl(PENCTL, words, "")));
+    pens.iter().for_each(|pen| drains(pen, 0));
+    assert!(!waiting.is_finished());
+    drop(open);
+    let expected = format!("==> {one} <==\ndrained\n\n==> {two} <==\ndrained\n");
+    assert_eq!(waiting.join().unwrap(), (expected, Some(0)));
+    // The worst status counts, and what is left of each is told.
+    let _left = open_at(&pens[1], "b", 30).0;
+    let words = [one.clone(), two.clone(), "drain 1 wait 1".to_owned()];
+    let expected = format!("==> {one} <==\ndrained\n\n==> {two} <==\ndrain: 1 connection left\n");
+    assert_eq!(said(&run_penctl(PENCTL, words, "")), (expected, Some(2)));
+}
+
+#[test]
+fn who_interrupts_a_wait_is_told_that_the_server_goes_on_draining() {
+    let farm = Backend::farm(["a", "b"]);
+    let pen = farm_with(Pen::builder(), &farm);
+    let (open, _) = open_at(&pen, "a", 1);
+    let waiting = Command::new(PENCTL)
+        .args([&pen.control().to_string(), "drain 0 wait 600"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drains(&pen, 0);
+    kill_process(Pid::from_child(&waiting), Signal::INT).unwrap();
+    let ended = waiting.wait_with_output().unwrap();
+    assert_eq!(ended.status.signal(), Some(Signal::INT.as_raw()));
+    let told = "drain: interrupted; server 0 goes on draining; server 0 state ready ends that\n";
+    assert_eq!(text(&ended.stderr), told);
+    open.echoes("still here");
+    drains(&pen, 0);
+    // Nobody waits any more, and another one can.
+    let again = penctl(&pen, "drain 0 wait 600");
+    drop(open);
+    assert_eq!(again.join().unwrap(), ("drained\n".into(), Some(0)));
 }
 
 #[test]

@@ -83,6 +83,9 @@ fn connections(model: &Model, look: Look) -> Vec<Span<'static>> {
         }
         None => spans.push(Span::styled(amount(used), look.strong())),
     }
+    if overview.held > 0 {
+        spans.push(Span::styled(format!("   held {}", amount(overview.held)), look.warning()));
+    }
     if let Some(clients) = overview.clients {
         let of = overview.clients_max.map_or(String::new(), |most| format!(" of {}", amount(most)));
         spans.push(Span::styled("   clients ", look.faint()));
@@ -156,15 +159,12 @@ fn workers(model: &Model, look: Look) -> Line<'static> {
 pub fn notices(model: &Model, width: u16) -> Vec<String> {
     let overview = &model.overview;
     let mut texts: Vec<String> = super::lost(model).into_iter().collect();
+    texts.extend(overview.notes().map(str::to_owned));
     let failed = [("reload", &overview.failed_reload), ("upgrade", &overview.failed_upgrade)];
     for (what, text) in failed {
         texts.extend(text.as_ref().map(|text| format!("last {what} failed: {text}")));
     }
     texts.extend(overview.expiring());
-    let most = overview.connections_max;
-    if most.is_some() && overview.connections >= most {
-        texts.push("all connections are in use: further clients wait (-x)".to_owned());
-    }
     let room = Width::Columns(usize::from(width).max(1));
     let fold = |text: &String| fold(format!("! {text}").split(' ').map(str::to_owned), room);
     let folded: String = texts.iter().map(fold).collect();

@@ -15,7 +15,7 @@ pub use style::{Glyphs, Look};
 
 use super::model::{Link, Mode, Model};
 use crate::overview::Event;
-use crate::tables::{Width, fold};
+use crate::tables::{Width, cut, fold};
 use crate::text::duration;
 
 /// The smallest terminal that a frame fits, in columns and rows.
@@ -149,6 +149,9 @@ fn event_lines(event: &Event, offset: i64, width: u16, look: Look) -> Vec<Line<'
 /// The gap between the time of an event and its text.
 const GAP: &str = "  ";
 
+/// The end of a question about a change.
+const CHOICE: &str = "? [y/N]";
+
 /// The last line: a question, a message, or the keys.
 fn last_line(frame: &mut Frame<'_>, area: Rect, model: &Model, look: Look) {
     let line = match &model.mode {
@@ -162,22 +165,25 @@ fn last_line(frame: &mut Frame<'_>, area: Rect, model: &Model, look: Look) {
             frame.set_cursor_position((area.x.saturating_add(column), area.y));
             Line::styled(line, look.strong())
         }
-        Mode::Confirm { command } => Line::from(vec![
-            Span::styled(format!(" {} ", command.line), look.selected()),
-            Span::styled(
-                format!("  send it? [y/N]  {} ({})", command.effect, command.server.name),
-                look.strong(),
-            ),
-        ]),
+        Mode::Confirm { command } => {
+            // However long the name is, the choice of answers is seen.
+            let room = usize::from(area.width).saturating_sub(CHOICE.len());
+            Line::from(vec![
+                Span::styled(cut(&command.question, room), look.strong()),
+                Span::styled(CHOICE, look.selected()),
+                Span::styled(format!("  {}", command.line), look.faint()),
+            ])
+        }
         Mode::Table | Mode::Text { .. } => match model.message() {
             Some((tone, text)) => Line::styled(text.to_owned(), look.tone(tone)),
-            None => hints(model, look),
+            None => hints(model, look, area.width),
         },
     };
     frame.render_widget(Paragraph::new(line), area);
 }
 
-fn hints(model: &Model, look: Look) -> Line<'static> {
+/// The keys with their meanings, as many as fit.
+fn hints(model: &Model, look: Look, width: u16) -> Line<'static> {
     let mut spans = Vec::new();
     if !model.filter.is_empty() {
         spans.push(Span::styled(
@@ -186,17 +192,27 @@ fn hints(model: &Model, look: Look) -> Line<'static> {
         ));
         spans.push(Span::raw(" "));
     }
+    let mut used: usize = spans.iter().map(Span::width).sum();
     for (key, text) in [
         ("?", "help"),
         ("q", "leave"),
-        ("<>", "order"),
         ("/", "find"),
+        ("d", "drain"),
+        ("m", "maint"),
+        ("u", "ready"),
         ("b", "blacklist"),
         ("w", "weight"),
         ("e", "explain"),
+        ("<>", "order"),
     ] {
+        let text = format!(" {text}  ");
+        used += key.len() + text.len();
+        // The gap behind the last one needs no room.
+        if used > usize::from(width) + 2 {
+            break;
+        }
         spans.push(Span::styled(key, look.title()));
-        spans.push(Span::raw(format!(" {text}  ")));
+        spans.push(Span::raw(text));
     }
     Line::from(spans)
 }

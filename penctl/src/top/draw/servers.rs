@@ -17,6 +17,7 @@ enum Column {
     Number,
     Name,
     State,
+    Check,
     Connections,
     Bar,
     OfNew,
@@ -34,15 +35,18 @@ use Column::*;
 const FIXED: [Column; 4] = [Number, Name, State, Connections];
 
 /// The columns that are omitted if there is no room, in this order.
-const OPTIONAL: [Column; 8] = [OfNew, Median, Failed, Bar, Minutes, Percentile, Bytes, Rate];
+const OPTIONAL: [Column; 9] = [OfNew, Median, Failed, Bar, Minutes, Percentile, Bytes, Rate, Check];
 
-/// How many of them make room for longer names.
-const SPARE: usize = 2;
+/// How many of them make room for longer names, and for longer words of checks.
+const SPARE_FOR_NAMES: usize = 2;
+const SPARE_FOR_CHECKS: usize = 4;
 
 /// The widest columns.
 const WIDEST_NAME: usize = 40;
 const COMMON_NAME: usize = 24;
 const WIDEST_STATE: usize = 44;
+const WIDEST_CHECK: usize = 32;
+const COMMON_CHECK: usize = 20;
 const WIDEST_BAR: usize = 16;
 const WIDEST_LINE: usize = 60;
 
@@ -53,6 +57,7 @@ impl Column {
             Number => digits.max(2),
             Name => 15,
             State => 12,
+            Check => 10,
             Connections => 8,
             Bar => 5,
             OfNew | Rate | Failed => 6,
@@ -67,6 +72,7 @@ impl Column {
             Number => "#".to_owned(),
             Name => "server".to_owned(),
             State => "state".to_owned(),
+            Check => "check".to_owned(),
             Connections => "conn".to_owned(),
             Bar => String::new(),
             OfNew => "of new".to_owned(),
@@ -87,7 +93,7 @@ impl Column {
     fn is_figure(self) -> bool {
         match self {
             Connections | OfNew | Rate | Bytes | Median | Percentile | Failed => true,
-            Number | Name | State | Bar | Minutes => false,
+            Number | Name | State | Check | Bar | Minutes => false,
         }
     }
 
@@ -97,6 +103,7 @@ impl Column {
             Number => Some(Key::Number),
             Name => Some(Key::Name),
             State => Some(Key::State),
+            Check => Some(Key::Check),
             Connections => Some(Key::Connections),
             Rate => Some(Key::Rate),
             Bytes => Some(Key::Bytes),
@@ -178,6 +185,7 @@ impl Sheet<'_> {
             Number => (number(server), look.plain()),
             Name => (name(server), look.strong()),
             State => (state(server, width), look.health(server.state.health())),
+            Check => (check(server), look.check(server)),
             Connections => (connections(server), look.plain()),
             Bar => return self.bar(server, width),
             OfNew => {
@@ -240,7 +248,10 @@ fn widths(room: usize, rows: &[&Server]) -> Vec<(Column, usize)> {
     };
     let mut columns = [&FIXED[..], &OPTIONAL].concat();
     columns.sort_unstable();
-    // A bar without a limit, and a line without a history, show nothing.
+    // A column that would show nothing is omitted.
+    if rows.iter().all(|server| server.check.is_none()) {
+        columns.retain(|column| *column != Check);
+    }
     if rows.iter().all(|server| server.limit().is_none()) {
         columns.retain(|column| *column != Bar);
     }
@@ -251,9 +262,16 @@ fn widths(room: usize, rows: &[&Server]) -> Vec<(Column, usize)> {
         let sum: usize = columns.iter().map(|column| column.least(digits)).sum();
         sum + columns.len().saturating_sub(1)
     };
-    let longer = longest(name, Name.least(digits), COMMON_NAME) - Name.least(digits);
+    let longer = |column: Column, text: fn(&Server) -> String, most: usize| {
+        let least = column.least(digits);
+        if columns.contains(&column) { longest(text, least, most) - least } else { 0 }
+    };
+    let longer_names = longer(Name, name, COMMON_NAME);
+    let longer_checks = longer(Check, check, COMMON_CHECK);
     for (index, column) in OPTIONAL.into_iter().enumerate() {
-        let more = if index < SPARE { longer } else { 0 };
+        let for_names = if index < SPARE_FOR_NAMES { longer_names } else { 0 };
+        let for_checks = if index < SPARE_FOR_CHECKS { longer_checks } else { 0 };
+        let more = for_names + for_checks;
         if taken(&columns) + more > room {
             columns.retain(|kept| *kept != column);
         }
@@ -270,6 +288,7 @@ fn widths(room: usize, rows: &[&Server]) -> Vec<(Column, usize)> {
     };
     grow(Name, longest(name, 0, WIDEST_NAME));
     grow(Connections, longest(connections, 0, 14));
+    grow(Check, longest(check, 0, WIDEST_CHECK));
     grow(Minutes, 20);
     grow(State, longest(|server| state(server, WIDEST_STATE), 0, WIDEST_STATE));
     grow(Bar, WIDEST_BAR);
@@ -298,6 +317,11 @@ fn state(server: &Server, room: usize) -> String {
         0..20 => brief,
         _ => brief + &why,
     }
+}
+
+/// What its check says.
+fn check(server: &Server) -> String {
+    or_dash(server.check_words())
 }
 
 fn connections(server: &Server) -> String {

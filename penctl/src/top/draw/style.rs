@@ -2,7 +2,9 @@
 
 use ratatui::style::{Color, Modifier, Style};
 
-use crate::overview::Health;
+use pen_status::CheckState;
+
+use crate::overview::{Health, Server};
 use crate::tables::Paint;
 use crate::top::model::Tone;
 
@@ -150,6 +152,15 @@ impl Look {
             Health::Full | Health::Out => self.warning(),
             Health::Failed => self.bad(),
             Health::Vacant => self.faint(),
+        }
+    }
+
+    /// The colour of what the check of a server says.
+    pub fn check(self, server: &Server) -> Style {
+        match server.check.as_ref().map(|check| check.verdict) {
+            Some(CheckState::Up) => self.good(),
+            Some(CheckState::Down) => self.bad(),
+            Some(CheckState::Unknown) | None => self.faint(),
         }
     }
 

@@ -78,11 +78,19 @@ fn details(server: &Server, model: &Model, look: Look) -> Vec<Line<'static>> {
         ("sent", bytes(server.sent)),
         ("received", bytes(server.received)),
     ];
+    if let Some(check) = &server.check {
+        let ago = |moment: u64| duration(now.saturating_sub(moment));
+        facts.insert(3, ("check", format!("{}: {}", check.kind, check.words())));
+        let mut times = vec![format!("for {}", ago(check.since))];
+        times.extend(check.last.map(|last| format!("checked {} ago", ago(last))));
+        times.push(format!("{} changes", check.transitions));
+        facts.insert(4, ("", times.join(", ")));
+    }
     facts.extend(server.total.map(|total| ("in all", format!("{total} connections"))));
     for (name, share) in [("connect p50", 0.5), ("connect p90", 0.9), ("connect p99", 0.99)] {
         facts.extend(server.connect_time(share).map(|time| (name, short_time(time))));
     }
-    for (reason, count) in &server.failures {
+    for (reason, count) in server.failures.iter().filter(|(_, count)| *count > 0) {
         facts.push(("failed", format!("{count}: {reason}")));
     }
     if server.failovers > 0 {

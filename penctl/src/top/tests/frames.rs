@@ -93,6 +93,90 @@ fn a_large_terminal_shows_more_and_a_tiny_one_says_what_it_needs() {
     }
 }
 
+/// A report in which servers are out of service in every way.
+fn out_of_service() -> Value {
+    let mut value = report(4);
+    let refused = json!("status 503");
+    for (number, state, mode) in
+        [(0, "down", "ready"), (1, "drain", "drain"), (2, "maint", "maint")]
+    {
+        value["servers"][number]["state"] = state.into();
+        value["servers"][number]["mode"] = mode.into();
+    }
+    value["servers"][0]["check"]["state"] = "down".into();
+    value["servers"][0]["check"]["reason"] = refused;
+    value["servers"][0]["check"]["transitions"] = 3.into();
+    value
+}
+
+#[test]
+fn states_and_checks_are_columns_that_go_last() {
+    let (mut model, now) = view();
+    model.report(read(&out_of_service()), now);
+    for size in [(60, 20), (80, 24), (118, 24), (200, 50)] {
+        let text = shown(&mut model, size);
+        assert!(line(&text, "#").contains(" check "), "{size:?}:\n{text}");
+        let words = |begin: &str, words: &[&str]| {
+            let line = line(&text, begin);
+            assert!(words.iter().all(|word| line.contains(word)), "{size:?} {words:?}:\n{text}");
+        };
+        words("0 ", &[" down ", " down sta"]);
+        words("1 ", &[" draining", " up 11 ms "]);
+        words("2 ", &[" maintenance", " unknown "]);
+        words("3 ", &[" out 50 min ", " up 29 ms "]);
+    }
+    let wide = shown(&mut model, (200, 50));
+    assert!(line(&wide, "0 ").contains("down by check") && wide.contains("down status 503"));
+    assert!(line(&wide, "1 ").contains("draining: no new clients"), "{wide}");
+    // Between them, other columns go one after the other.
+    let columns = |width: u16, model: &mut Model| {
+        let text = shown(model, (width, 24));
+        line(&text, "#").split_whitespace().map(str::to_owned).collect::<Vec<String>>()
+    };
+    assert_eq!(columns(60, &mut model)[..6], ["#▲", "server", "state", "check", "conn", "new/s"]);
+    assert_eq!(columns(80, &mut model).len(), 8, "{:?}", columns(80, &mut model));
+    press(&mut model, KeyCode::Enter, now);
+    let text = shown(&mut model, (80, 24));
+    for part in ["http: down status 503", "for 25 h, checked ", "3 changes"] {
+        assert!(text.contains(part), "{part}:\n{text}");
+    }
+}
+
+#[test]
+fn a_pen_without_checks_has_no_column_for_them() {
+    let (mut model, now) = view();
+    let mut value = report(4);
+    for number in 0..5 {
+        value["servers"][number]["check"] = Value::Null;
+    }
+    model.report(read(&value), now);
+    for size in [(60, 20), (80, 24), (200, 50)] {
+        assert!(!line(&shown(&mut model, size), "#").contains("check"));
+    }
+}
+
+#[test]
+fn held_clients_a_pause_and_disregarded_checks_are_above_the_servers() {
+    let (mut model, now) = view();
+    let text = shown(&mut model, (80, 24));
+    assert!(!text.contains("held") && !text.contains("! "), "{text}");
+    let mut value = report(4);
+    value["held"] = 12.into();
+    model.report(read(&value), now);
+    assert!(line(&shown(&mut model, (80, 24)), "connections ").contains("   held 12   clients"));
+    value["paused"] = true.into();
+    value["disregards_checks"] = true.into();
+    model.report(read(&value), now);
+    let text = shown(&mut model, (80, 24));
+    for part in [
+        "held 12",
+        "! Paused: new clients wait until the command resume.",
+        "! All servers are down: checks are disregarded (fail_open)",
+    ] {
+        assert!(text.contains(part), "{part}:\n{text}");
+    }
+}
+
 #[test]
 fn without_colours_and_blocks_all_words_stay() {
     let (mut model, _) = view();
@@ -146,7 +230,7 @@ fn what_needs_attention_is_above_the_servers() {
     for part in [
         "! last reload failed: /etc/pen/pen.conf:3: unknown",
         "! CN=www expires in 3 d",
-        "! all connections are in use",
+        "! All connections are in use",
         "replaced 2x",
         "% starting",
         "1 old of pen 0.0.9: 12 conn",

@@ -24,6 +24,8 @@ fn servers_are_ordered_and_found_and_the_selection_stays_with_its_server() {
     assert_eq!(order(&model)[0], "2", "it has failed connects");
     typed(&mut model, "S", now);
     assert_eq!(order(&model)[..3], ["2", "3", "1"], "the worst first");
+    typed(&mut model, "K", now);
+    assert_eq!(order(&model), ["2", "4", "3", "1", "0", "emergency"], "the slow before the fast");
     typed(&mut model, "R", now);
     assert_eq!(order(&model)[0], "0");
     typed(&mut model, "<r", now);
@@ -69,7 +71,8 @@ fn a_change_is_asked_about_once_more() {
     assert_eq!(typed(&mut model, "jb", now), Effect::None);
     assert!(text(&mut model).contains("server 1 (www1.example.com:8080): seconds without clients"));
     assert_eq!(typed(&mut model, "9x0\n", now), Effect::None, "a letter is no digit");
-    assert!(text(&mut model).contains("server 1 blacklist 90"));
+    let asked = "blacklist server 1 (www1.example.com:8080) for 90 s? [y/N]  server 1 blacklist";
+    assert!(text(&mut model).contains(asked), "{}", text(&mut model));
     assert_eq!(typed(&mut model, "n", now), Effect::None);
     assert!(text(&mut model).contains("nothing changed"));
     let asked = Asked { line: "server 1 blacklist 60".into(), answer: AnswerPlace::Message };
@@ -80,7 +83,7 @@ fn a_change_is_asked_about_once_more() {
     assert!(text(&mut model).contains("refused: server: no?[2J"));
     // One that is out is brought back.
     typed(&mut model, "jjb\n", now);
-    assert!(text(&mut model).contains("it gets clients again"), "{}", text(&mut model));
+    assert!(text(&mut model).contains("bring server 3 (www3"), "{}", text(&mut model));
     let back = Asked { line: "server 3 blacklist 0".into(), answer: AnswerPlace::Message };
     assert_eq!(typed(&mut model, "y", now), Effect::Ask(back));
     let weight = Asked { line: "server 3 weight 7".into(), answer: AnswerPlace::Message };
@@ -91,6 +94,63 @@ fn a_change_is_asked_about_once_more() {
     press(&mut model, KeyCode::End, now);
     assert_eq!(typed(&mut model, "b", now), Effect::None);
     assert!(text(&mut model).contains("the emergency server has no number"));
+}
+
+#[test]
+fn keys_drain_a_server_take_it_into_maintenance_and_make_it_ready() {
+    let (mut model, now) = view();
+    let text = |model: &mut Model| shown(model, (100, 24));
+    for (keys, question, command) in [
+        ("jd", "drain server 1 (www1.example.com:8080)? [y/N]", "server 1 state drain"),
+        (
+            "m",
+            "take server 1 (www1.example.com:8080) into maintenance? [y/N]",
+            "server 1 state maint",
+        ),
+    ] {
+        assert_eq!(typed(&mut model, keys, now), Effect::None);
+        assert!(text(&mut model).contains(question), "{}", text(&mut model));
+        assert_eq!(press(&mut model, KeyCode::Enter, now), Effect::None, "no is the default");
+        assert!(text(&mut model).contains("nothing changed"));
+        typed(&mut model, &keys[keys.len() - 1..], now);
+        let asked = Asked { line: command.into(), answer: AnswerPlace::Message };
+        assert_eq!(typed(&mut model, "y", now), Effect::Ask(asked.clone()));
+        let refusal = "server: not carried out: read-only";
+        model.answer(&asked, Ok((Outcome::Refused, refusal.into())), now);
+        assert!(text(&mut model).contains(&format!("refused: {refusal}")));
+    }
+    // What is so already is not asked about.
+    assert_eq!(typed(&mut model, "u", now), Effect::None);
+    assert_eq!(model.mode, Mode::Table);
+    let already = "server 1 (www1.example.com:8080) has the state ready already";
+    assert!(text(&mut model).contains(already), "{}", text(&mut model));
+    typed(&mut model, "ju", now);
+    assert!(text(&mut model).contains("ready already; b brings it back"), "{}", text(&mut model));
+    let mut value = report(4);
+    value["servers"][2]["mode"] = "drain".into();
+    model.report(read(&value), now);
+    let asked = Asked { line: "server 2 state ready".into(), answer: AnswerPlace::Message };
+    assert_eq!(typed(&mut model, "uy", now), Effect::Ask(asked));
+    // A pen that reports no state is asked.
+    value["servers"][2]["mode"] = Value::Null;
+    model.report(read(&value), now);
+    typed(&mut model, "u", now);
+    assert!(text(&mut model).contains("make server 2 (www2.example.com:8080) ready? [y/N]"));
+    press(&mut model, KeyCode::Esc, now);
+    press(&mut model, KeyCode::End, now);
+    typed(&mut model, "d", now);
+    assert!(text(&mut model).contains("the emergency server has no number"));
+}
+
+#[test]
+fn the_answers_to_a_question_are_seen_however_long_the_name_is() {
+    let (mut model, now) = view();
+    let mut value = report(4);
+    value["servers"][0]["name"] = "long-name.".repeat(20).into();
+    model.report(read(&value), now);
+    typed(&mut model, "d", now);
+    let text = shown(&mut model, (60, 12));
+    assert!(text.trim_end().ends_with("~? [y/N]"), "{text}");
 }
 
 #[test]

@@ -46,6 +46,11 @@ pub fn report(second: u64) -> Value {
             "connections_total": 5000 + second * 40 / (number + 1),
             "connect": connect(130 + 150 * number), "failovers": 0,
             "connect_failures": [], "last_failure": null, "history": history(number),
+            "mode": "ready", "check": {
+                "kind": "http", "state": "up", "since": 1_795_400_000,
+                "duration_us": 2300 + 9000 * number, "reason": null,
+                "last": 1_795_489_820 + second, "transitions": 0,
+            },
         })
     };
     let failure = json!({ "unix_time": 1_795_489_800, "reason": "connection refused" });
@@ -54,6 +59,7 @@ pub fn report(second: u64) -> Value {
         failed[counter] = 20_000.into();
     }
     failed["last_failure"] = failure;
+    failed["check"]["state"] = "unknown".into();
     failed["connect_failures"] = json!([{ "reason": "refused", "count": 17 }]);
     failed["history"]["connections"] = Value::from([vec![60; 40], vec![0; 20]].concat());
     let event = |id: u64, time: &str, kind: &str, text: &str| {

@@ -138,7 +138,7 @@ fn keys_change_a_server_after_a_question() {
     terminal.shows(&[": seconds without clients"]);
     terminal.types("4000");
     terminal.presses("Enter");
-    terminal.shows(&["server 1 blacklist 4000", "send it? [y/N]"]);
+    terminal.shows(&[") for 4000 s? [y/N]  server 1 blacklist 4000"]);
     terminal.types("n");
     terminal.shows(&["nothing changed"]);
     assert_eq!(server(1)["state"], "up");
@@ -149,7 +149,7 @@ fn keys_change_a_server_after_a_question() {
     assert_eq!(server(1)["state"], "out");
     terminal.types("b");
     terminal.presses("Enter");
-    terminal.shows(&["it gets clients again"]);
+    terminal.shows(&["bring server 1 ("]);
     terminal.types("y");
     terminal.shows(&["done: server 1 blacklist 0", "3 of 3 servers up"]);
     terminal.types("w5");
@@ -167,6 +167,63 @@ fn keys_change_a_server_after_a_question() {
     terminal.shows(&["explain 192.0.2.7", "any other key: back"]);
     terminal.presses("C-c");
     terminal.shows(&["status 0."]);
+}
+
+#[test]
+fn keys_drain_a_server_take_it_into_maintenance_and_make_it_ready() {
+    let (servers, _closed, pen) = three_servers();
+    let Some(terminal) = top((80, 24), &pen.control().to_string()) else { return };
+    let name = servers[1].address();
+    let mode = || {
+        let servers = pen.control().tell("servers json");
+        serde_json::from_str::<serde_json::Value>(&servers).unwrap()[1]["mode"].clone()
+    };
+    terminal.shows(&["? help", "d drain  m maint  u ready"]);
+    terminal.types("jd");
+    terminal.shows(&[&format!("drain server 1 ({name})? [y/N]  server 1 state drain")]);
+    terminal.types("n");
+    terminal.shows(&["nothing changed"]);
+    assert_eq!(mode(), "ready");
+    terminal.types("dy");
+    terminal.shows(&["done: server 1 state drain", " draining ", "server 1 state drain, by "]);
+    assert_eq!(mode(), "drain");
+    terminal.types("my");
+    terminal.shows(&["done: server 1 state maint", " maintenance ", "2 of 3 servers up"]);
+    assert_eq!(mode(), "maint");
+    terminal.types("m");
+    terminal.shows(&["has the state maint already"]);
+    terminal.types("uy");
+    terminal.shows(&["done: server 1 state ready", "3 of 3 servers up"]);
+    assert_eq!(mode(), "ready");
+}
+
+#[test]
+fn checks_and_clients_that_wait_are_seen() {
+    let (server, closed) = (Backend::named("a"), Port::reserve());
+    let pen = Pen::builder()
+        .options(["-O", "check tcp", "-O", "check_interval 1"])
+        .server(&server)
+        .server_as(closed.address().to_string())
+        .control()
+        .start();
+    let place = pen.control().to_string();
+    let Some(terminal) = top((80, 24), &place) else { return };
+    let screen = terminal.shows(&[" check ", " up 1 ms ", " down refused", "1 of 2 servers up"]);
+    let line = screen.lines().find(|line| line.starts_with("1 ")).unwrap();
+    assert!(line.contains(" down ") && line.contains(" down refused"), "{screen}");
+    terminal.types("j");
+    terminal.presses("Enter");
+    terminal.shows(&["tcp: down refused", "checked "]);
+    terminal.types("x");
+    pen.tells("pause", "");
+    terminal.shows(&["! Paused: new clients wait until the command resume."]);
+    let waiting = pen.connect([127, 0, 0, 1]);
+    terminal.shows(&["   held 1   clients "]);
+    pen.tells("resume", "");
+    terminal.shows_when("the pause is over", |screen| {
+        !screen.contains("Paused") && !screen.contains("held")
+    });
+    drop(waiting);
 }
 
 #[test]
