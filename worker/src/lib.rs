@@ -1,6 +1,7 @@
 //! The jailed processes, one folder for each kind: `relay` serves clients, `control` reads
 //! operators' commands, `page` shows what pen is doing, `checker` asks servers how they are. `port`
-//! is what control and page have in common, and `tls` what relay and checker have.
+//! is what control and page have in common, and `tls` what relay and checker have. `ready` is how
+//! control, page and checker begin. All read `clock`.
 //!
 //! A relay worker gets everything that it may touch at its start ([`WorkerStart`] and the shared
 //! table). It never opens a file. The control process opens the files that operators name, with the
@@ -10,9 +11,11 @@
 #![deny(unsafe_code)]
 
 mod checker;
+mod clock;
 mod control;
 mod page;
 mod port;
+mod ready;
 mod relay;
 mod sys;
 mod tls;

@@ -19,27 +19,26 @@ use std::collections::hash_map::RandomState;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, Hasher};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
-use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token};
+use mio::{Events, Poll, Token};
 use pen_config::address::Host;
 use pen_config::checks::{Check, CheckKind};
 use pen_config::ids;
 use pen_config::settings::{Server, Settings};
-use pen_ipc::channel::{Channel, Received, Sent};
+use pen_ipc::channel::Received;
 use pen_ipc::checks::Seed;
 use pen_ipc::memory;
-use pen_ipc::message::{FromStartingWorker, ToChecker};
+use pen_ipc::message::ToChecker;
 use pen_ipc::start::{Begins, CheckerStart, OWN_DESCRIPTORS};
-use rustix::time::{ClockId, clock_gettime};
 
 use crate::checker::link::{Haste, SupervisorLink};
 use crate::checker::probe::{Means, Probe, Progress};
 use crate::checker::schedule::{Ended, MOST_UNDER_WAY, Rhythm, Schedule, Target};
 use crate::checker::tls::Tls;
 use crate::checker::verdict::{Change, Limits};
+use crate::clock;
+use crate::ready::begin;
 
 /// The channel to the supervisor is readable or writable.
 const CHANNEL: Token = Token(usize::MAX);
@@ -77,20 +76,7 @@ struct Checker {
 /// Runs the checker until the supervisor tells it to stop or has gone. Returns the exit status.
 pub fn run(start: CheckerStart) -> i32 {
     let CheckerStart { channel, begins, settings, seeds, descriptor_limit } = start;
-    let begun = Poll::new().and_then(|poll| watch_channel(&poll, &channel).map(|()| poll));
-    let poll = match begun {
-        Ok(poll) => poll,
-        Err(error) => {
-            let reason = format!("checker: cannot wait for events: {error}");
-            // If the supervisor cannot be told, the exit status still says that the start failed.
-            let _ = channel.send(&FromStartingWorker::Failed { reason }, None);
-            return 1;
-        }
-    };
-    match channel.send(&FromStartingWorker::Ready, None) {
-        Ok(Sent::Queued) => {}
-        Ok(Sent::Full) | Err(_) => return 1,
-    }
+    let Some((poll, ())) = begin(&channel, "checker", CHANNEL, |_| Ok(())) else { return 1 };
     let free = descriptor_limit.saturating_sub(OWN_DESCRIPTORS).max(1);
     let mut checker = Checker {
         poll,
@@ -112,17 +98,6 @@ pub fn run(start: CheckerStart) -> i32 {
     checker.apply(settings);
     checker.seed(&seeds);
     checker.serve()
-}
-
-fn watch_channel(poll: &Poll, channel: &Channel<FromStartingWorker, ToChecker>) -> io::Result<()> {
-    let both = Interest::READABLE | Interest::WRITABLE;
-    poll.registry().register(&mut SourceFd(&channel.as_fd().as_raw_fd()), CHANNEL, both)
-}
-
-/// Milliseconds of the monotonic clock.
-fn monotonic() -> u64 {
-    let time = clock_gettime(ClockId::Monotonic);
-    time.tv_sec as u64 * 1000 + time.tv_nsec as u64 / 1_000_000
 }
 
 fn rhythm(settings: &Settings) -> Rhythm {
@@ -221,7 +196,7 @@ impl Checker {
             .schedule
             .due()
             .filter(|_| may_begin)
-            .map(|due| now + Duration::from_millis(due.saturating_sub(monotonic())));
+            .map(|due| now + Duration::from_millis(due.saturating_sub(clock::now())));
         let next = probes.chain(next).chain(self.link.due(now)).min()?;
         let wait = next.saturating_duration_since(now);
         // mio counts whole milliseconds, and rounds up.
@@ -258,7 +233,7 @@ impl Checker {
     }
 
     fn finish(&mut self, number: u64, ended: Ended, micros: u32, now: Instant) {
-        if let Some(judged) = self.schedule.finished(number, ended, micros, monotonic()) {
+        if let Some(judged) = self.schedule.finished(number, ended, micros, clock::now()) {
             let haste = match judged.change {
                 Change::Up | Change::Down => Haste::AtOnce,
                 Change::None => Haste::Soon,
@@ -279,7 +254,7 @@ impl Checker {
     fn begin_due(&mut self, now: Instant) {
         while self.work == Work::On
             && self.probes.len() < self.most
-            && let Some(order) = self.schedule.next(monotonic())
+            && let Some(order) = self.schedule.next(clock::now())
         {
             let number = order.number;
             let position = self.positions.get(&order.target.server).copied().unwrap_or(0);
@@ -310,7 +285,7 @@ impl Checker {
                 Ok(Received::Message(ToChecker::Pause, _)) => self.work = Work::Paused,
                 Ok(Received::Message(ToChecker::Ping { serial }, _)) => self.link.pong(serial),
                 Ok(Received::Message(ToChecker::Suspect { server }, _)) => {
-                    self.schedule.suspect(server, monotonic());
+                    self.schedule.suspect(server, clock::now());
                 }
                 Ok(Received::Message(ToChecker::Address { server, position }, _)) => {
                     self.positions.insert(server, position);
@@ -332,7 +307,7 @@ impl Checker {
         let moved = moved(&self.settings, &settings);
         self.positions.retain(|server, _| !moved.contains(server));
         let unwanted =
-            self.schedule.apply(settings.generation, rhythm(&settings), targets, monotonic());
+            self.schedule.apply(settings.generation, rhythm(&settings), targets, clock::now());
         for number in unwanted {
             if let Some(probe) = self.probes.remove(&number) {
                 probe.abandon();

@@ -20,7 +20,7 @@ mod watchers;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -30,9 +30,9 @@ use pen_config::acl::Acl;
 use pen_config::command::{Command, Query, before_comment, parse};
 use pen_config::ids::ClientKey;
 use pen_config::settings::Settings;
-use pen_ipc::channel::{Channel, Received, Sent};
+use pen_ipc::channel::Received;
 use pen_ipc::memory;
-use pen_ipc::message::{self, FromStartingControl, Outcome, ToControl};
+use pen_ipc::message::{self, Outcome, ToControl};
 use pen_ipc::start::ControlStart;
 use rustix::net::sockopt::socket_peercred;
 
@@ -43,6 +43,7 @@ use crate::control::operator::{
 };
 use crate::control::watchers::{STOPS, UPGRADED_WATCH, WATCHERS};
 use crate::port::{Arrival, Port, Stop, reset};
+use crate::ready::begin;
 
 /// The channel to the supervisor is readable or writable.
 const CHANNEL: Token = Token(usize::MAX);
@@ -89,24 +90,8 @@ struct Control {
 /// status.
 pub fn run(start: ControlStart) -> i32 {
     let ControlStart { channel, listener, begins, settings, jail } = start;
-    let begun = Poll::new().and_then(|poll| {
-        watch_channel(&poll, &channel)?;
-        Ok((Port::new(listener, LISTENER, begins, &poll)?, poll))
-    });
-    let (port, poll) = match begun {
-        Ok(begun) => begun,
-        Err(error) => {
-            let reason = format!("control port: cannot wait for events: {error}");
-            // If the supervisor cannot be told, the exit status still says that the start
-            // failed.
-            let _ = channel.send(&FromStartingControl::Failed { reason }, None);
-            return 1;
-        }
-    };
-    match channel.send(&FromStartingControl::Ready, None) {
-        Ok(Sent::Queued) => {}
-        Ok(Sent::Full) | Err(_) => return 1,
-    }
+    let listen = |poll: &Poll| Port::new(listener, LISTENER, begins, poll);
+    let Some((poll, port)) = begin(&channel, "control port", CHANNEL, listen) else { return 1 };
     let mut control = Control {
         poll,
         port,
@@ -120,11 +105,6 @@ pub fn run(start: ControlStart) -> i32 {
         is_told: false,
     };
     control.serve()
-}
-
-fn watch_channel(poll: &Poll, channel: &Channel<FromStartingControl, ToControl>) -> io::Result<()> {
-    let both = Interest::READABLE | Interest::WRITABLE;
-    poll.registry().register(&mut SourceFd(&channel.as_fd().as_raw_fd()), CHANNEL, both)
 }
 
 /// The access list for the control port.

@@ -21,7 +21,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
@@ -29,9 +29,9 @@ use mio::{Events, Interest, Poll, Token};
 use pen_config::acl::Acl;
 use pen_config::ids::ClientKey;
 use pen_config::settings::Settings;
-use pen_ipc::channel::{Channel, Received, Sent};
+use pen_ipc::channel::Received;
 use pen_ipc::memory;
-use pen_ipc::message::{FromStartingWorker, ToPage};
+use pen_ipc::message::ToPage;
 use pen_ipc::start::{Hosts, PageStart};
 use pen_status::event::EventTime;
 use time::OffsetDateTime;
@@ -43,6 +43,7 @@ use crate::page::response::{Code, Response};
 use crate::page::shown::{Form, Shown};
 use crate::page::stream::{Since, Stream};
 use crate::port::{Arrival, Port, Stop, reset};
+use crate::ready::begin;
 
 /// The channel to the supervisor is readable or writable.
 const CHANNEL: Token = Token(usize::MAX);
@@ -124,23 +125,8 @@ enum Answered {
 /// status.
 pub fn run(start: PageStart) -> i32 {
     let PageStart { channel, listener, begins, settings, hosts } = start;
-    let begun = Poll::new().and_then(|poll| {
-        watch_channel(&poll, &channel)?;
-        Ok((Port::new(listener, LISTENER, begins, &poll)?, poll))
-    });
-    let (port, poll) = match begun {
-        Ok(begun) => begun,
-        Err(error) => {
-            let reason = format!("page: cannot wait for events: {error}");
-            // If the supervisor cannot be told, the exit status still says that the start failed.
-            let _ = channel.send(&FromStartingWorker::Failed { reason }, None);
-            return 1;
-        }
-    };
-    match channel.send(&FromStartingWorker::Ready, None) {
-        Ok(Sent::Queued) => {}
-        Ok(Sent::Full) | Err(_) => return 1,
-    }
+    let listen = |poll: &Poll| Port::new(listener, LISTENER, begins, poll);
+    let Some((poll, port)) = begin(&channel, "page", CHANNEL, listen) else { return 1 };
     let mut page = Page {
         poll,
         port,
@@ -155,11 +141,6 @@ pub fn run(start: PageStart) -> i32 {
         leaving: None,
     };
     page.serve()
-}
-
-fn watch_channel(poll: &Poll, channel: &Channel<FromStartingWorker, ToPage>) -> io::Result<()> {
-    let both = Interest::READABLE | Interest::WRITABLE;
-    poll.registry().register(&mut SourceFd(&channel.as_fd().as_raw_fd()), CHANNEL, both)
 }
 
 /// The access list for the page.

@@ -106,7 +106,7 @@ impl Debug {
     /// Writes one line. False if that would block, or if there is no daemon. A daemon that has gone
     /// is asked for again.
     fn write(&mut self, text: &str) -> bool {
-        let (seconds, _) = crate::relay::clock::unix_time();
+        let (seconds, _) = crate::clock::unix_time();
         let local = seconds as i64 + i64::from((self.utc_offset)(seconds as i64));
         // Only a clock that is wrong by thousands of years has no date.
         let local =

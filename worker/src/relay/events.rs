@@ -1,5 +1,7 @@
 //! Events of connections' sockets, and the data that they bring.
 
+use crate::clock;
+use crate::relay::Relay;
 use crate::relay::connection::end::ConnectionEnd;
 use crate::relay::connection::endpoint::{RecvState, SendState};
 use crate::relay::connection::{Connection, ConnectionId, ConnectionState, LogDue, Side};
@@ -10,7 +12,6 @@ use crate::relay::request_log;
 use crate::relay::request_log::shown_at;
 use crate::relay::transfer::pump;
 use crate::relay::transfer::pump::{PumpOptions, Tools};
-use crate::relay::{Relay, clock};
 
 impl Relay<'_> {
     /// Handles an event at a connection's socket.

@@ -15,7 +15,6 @@
 //! `connection_log` and `debug` are the outputs of the jailed process.
 
 pub(crate) mod accept;
-mod clock;
 pub(crate) mod closing;
 pub(crate) mod commands;
 pub mod connection;
@@ -49,6 +48,7 @@ use pen_ipc::message::{Event, FromStartingWorker, ToWorker};
 use pen_ipc::start::WorkerStart;
 use pen_table::{Table, WorkerTable};
 
+use crate::clock;
 use crate::relay::accept::acceptor::{Acceptor, Wakeups};
 use crate::relay::accept::hold::Held;
 use crate::relay::connection::FirstStep;

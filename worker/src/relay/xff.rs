@@ -152,7 +152,7 @@ impl Relay<'_> {
         let Some(lines) = exchange.logged() else { return };
         let server = shown_at(&self.shown, connection.target, connection.route.position());
         let key = connection.key.unwrap_or(ClientKey::UNIX);
-        let time = crate::relay::clock::unix_time().0;
+        let time = crate::clock::unix_time().0;
         for line in lines.split_inclusive(|byte| *byte == b'\n') {
             request_log::line(log, self.now, time, key, server, line);
         }

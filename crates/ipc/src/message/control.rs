@@ -6,11 +6,6 @@ use pen_config::command::Command;
 use pen_config::ids::ClientKey;
 use serde::{Deserialize, Serialize};
 
-use crate::message::worker::FromStartingWorker;
-
-/// From the control process to the supervisor, before it is ready: the same as for a worker.
-pub type FromStartingControl = FromStartingWorker;
-
 /// From the control process to the supervisor. Authority belongs to this channel: a message on it
 /// has the rights of an operator at the control port, and no more.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]

@@ -14,9 +14,7 @@ mod page;
 mod worker;
 
 pub use self::checker::{FromChecker, RESULTS_PER_MESSAGE, ToChecker};
-pub use self::control::{
-    FromControl, FromStartingControl, Operator, Outcome, SHORT_REPLY, ToControl,
-};
+pub use self::control::{FromControl, Operator, Outcome, SHORT_REPLY, ToControl};
 pub use self::event::{
     CertificateFault, ConnectFailure, Event, HandshakeFailure, Obstacle, PeerCertificate,
     SenderFault, ShortageDuring,

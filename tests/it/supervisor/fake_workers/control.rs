@@ -7,7 +7,7 @@ use std::path::Path;
 
 use pen_config::command::{Action, Command, LogTarget, Number, Query, Setting, parse};
 use pen_ipc::channel::{Channel, Received};
-use pen_ipc::message::{FromControl, FromStartingControl, Operator, ToControl};
+use pen_ipc::message::{FromControl, FromStartingWorker, Operator, ToControl};
 use pen_ipc::start::ControlStart;
 use rustix::event::{PollFd, PollFlags, poll};
 
@@ -18,10 +18,10 @@ use crate::{BEHAVIOUR, sandbox};
 pub fn entry(start: ControlStart) -> i32 {
     if let ["try", "control", action] = BEHAVIOUR[..] {
         let reason = sandbox::attempt(action);
-        start.channel.send(&FromStartingControl::Failed { reason }, None).unwrap();
+        start.channel.send(&FromStartingWorker::Failed { reason }, None).unwrap();
         return 1;
     }
-    start.channel.send(&FromStartingControl::Ready, None).unwrap();
+    start.channel.send(&FromStartingWorker::Ready, None).unwrap();
     let channel = start.channel.into_phase::<FromControl, ToControl>();
     let listener = UnixListener::from(start.listener);
     let mut operator: Option<UnixStream> = None;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pen_ipc::message::{FromStartingControl, FromStartingWorker};
+use pen_ipc::message::FromStartingWorker;
 use pen_ipc::start::{Begins, ControlStart, WorkerStart};
 use pen_table::Table;
 use rustix::event::poll;
@@ -51,7 +51,7 @@ pub fn control(start: ControlStart) -> i32 {
             "dies" => 3,
             "fails" => {
                 let reason = "control process cannot start".into();
-                start.channel.send(&FromStartingControl::Failed { reason }, None).unwrap();
+                start.channel.send(&FromStartingWorker::Failed { reason }, None).unwrap();
                 1
             }
             "never-ready" => sleep(),

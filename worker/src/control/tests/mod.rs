@@ -12,7 +12,7 @@ use pen_config::command::{Action, Command, MAX_LINE, Query};
 use pen_config::settings::Settings;
 use pen_ipc::channel::{Channel, Received, Sent};
 use pen_ipc::codec;
-use pen_ipc::message::{FromControl, FromStartingControl, Outcome, ToControl};
+use pen_ipc::message::{FromControl, FromStartingWorker, Outcome, ToControl};
 use pen_ipc::start::{Begins, ControlStart};
 use rustix::fs::MemfdFlags;
 
@@ -31,7 +31,7 @@ impl Process {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
-        let (theirs, ours) = Channel::<FromStartingControl, ToControl>::pair().unwrap();
+        let (theirs, ours) = Channel::<FromStartingWorker, ToControl>::pair().unwrap();
         let jail = None;
         let start = ControlStart {
             channel: theirs,
@@ -41,7 +41,7 @@ impl Process {
             jail,
         };
         let thread = thread::spawn(move || run(start));
-        let FromStartingControl::Ready = message(&ours) else {
+        let FromStartingWorker::Ready = message(&ours) else {
             panic!("the first message is Ready")
         };
         Process { channel: ours.into_phase(), address, thread: Some(thread) }

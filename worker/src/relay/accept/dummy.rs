@@ -38,7 +38,7 @@ impl Relay<'_> {
             self.debug.dump(request);
         }
         if let (Some(log), Some(key)) = (&mut self.log, connection.key) {
-            let time = crate::relay::clock::unix_time().0;
+            let time = crate::clock::unix_time().0;
             request_log::line(log, self.now, time, key, NO_SERVER, request);
         }
         self.worker_table.add_client_bytes(

@@ -18,6 +18,7 @@ use pen_ipc::message::Event;
 use pen_ipc::start::ConnectionLog;
 use rustix::net::SocketAddrAny;
 
+use crate::clock;
 use crate::relay::connection::end::{ConnectionEnd, Step};
 use crate::relay::connection::timings::{Bytes, Durations, Timings};
 use crate::relay::connection::{Connection, ConnectionState};
@@ -25,7 +26,7 @@ use crate::relay::connection_log::line::{Open, Record};
 use crate::relay::link::Rated;
 use crate::relay::log_writer::LogWriter;
 use crate::relay::log_writer::sink::Sink;
-use crate::relay::{Relay, clock, link};
+use crate::relay::{Relay, link};
 
 pub use crate::relay::connection_log::dates::Dates;
 

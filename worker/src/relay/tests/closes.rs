@@ -2,7 +2,7 @@
 
 use pen_ipc::message::ClosedServer;
 
-use crate::relay::clock;
+use crate::clock;
 use crate::relay::tests::*;
 
 fn order(number: i32, server: &Option<Server>, before: u64) -> ToWorker {

@@ -3,7 +3,7 @@
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::Ordering::Relaxed;
 
-use crate::relay::clock;
+use crate::clock;
 use crate::relay::tests::*;
 
 #[test]

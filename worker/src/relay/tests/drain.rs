@@ -7,7 +7,7 @@ use pen_ipc::start::{RequestLog, TlsStart};
 use pen_ipc::stats::Counters;
 use pen_ipc::tls_files::TICKET_SECRET;
 
-use crate::relay::clock;
+use crate::clock;
 use crate::relay::tests::*;
 use crate::tls::session_tests;
 

@@ -15,6 +15,8 @@ use pen_ipc::message::{ConnectFailure, Event, Obstacle, ShortageDuring};
 use pen_table::{Arrival, ClientRef, Occupant};
 use rustix::io::Errno;
 
+use crate::clock;
+use crate::relay::Relay;
 use crate::relay::connection::FirstStep;
 use crate::relay::connection::end::ConnectionEnd;
 use crate::relay::connection::endpoint::{Endpoint, Nagle};
@@ -28,7 +30,6 @@ use crate::relay::upstream::attempts::DIAL;
 use crate::relay::upstream::dial::{Attempt, dial};
 use crate::relay::upstream::servers::take_next;
 use crate::relay::upstream::statistics;
-use crate::relay::{Relay, clock};
 
 /// What a new client gets.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

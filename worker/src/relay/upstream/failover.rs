@@ -8,6 +8,8 @@ use pen_ipc::message::{ConnectFailure, Event, Obstacle, ShortageDuring};
 use pen_table::Blacklist;
 use rustix::io::Errno;
 
+use crate::clock;
+use crate::relay::Relay;
 use crate::relay::connection::end::ConnectionEnd;
 use crate::relay::connection::endpoint::Endpoint;
 use crate::relay::connection::{ConnectionState, HoldReason, ServerSince, Side, Timer};
@@ -19,7 +21,6 @@ use crate::relay::upstream::dial::way;
 use crate::relay::upstream::fault::{Call, Fault, classify};
 use crate::relay::upstream::servers::take_next;
 use crate::relay::upstream::statistics;
-use crate::relay::{Relay, clock};
 
 impl Relay<'_> {
     /// Continues connections whose last attempt failed, one attempt each in turn, and those that

@@ -147,7 +147,7 @@ impl Relay<'_> {
         let taken = take_next(&mut placement, &self.settings, &farm, ClientKey::UNIX);
         let connection = &mut self.connections[slot];
         connection.state = ConnectionState::Connecting;
-        (connection.number, connection.began) = (number, crate::relay::clock::precise());
+        (connection.number, connection.began) = (number, crate::clock::precise());
         connection.target = taken;
         connection.placement = Some(placement);
         self.idlers.open += 1;
