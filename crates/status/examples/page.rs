@@ -12,7 +12,7 @@ fn main() -> io::Result<()> {
     let Some(directory) = env::args_os().nth(1) else {
         return Err(io::Error::other("usage: page DIRECTORY"));
     };
-    let pages: [(&str, Status); 9] = [
+    let pages: [(&str, Status); 13] = [
         ("fine-1", samples::fine(1)),
         ("fine-3", samples::fine(3)),
         ("half-3", samples::half_down(3)),
@@ -22,6 +22,10 @@ fn main() -> io::Result<()> {
         ("hostile", samples::hostile()),
         ("empty", samples::empty()),
         ("down", down()),
+        ("every-state", samples::every_state()),
+        ("paused", samples::paused()),
+        ("holding", samples::holding()),
+        ("disregarding", samples::disregarding()),
     ];
     for (name, status) in pages {
         let begin = Instant::now();

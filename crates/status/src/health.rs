@@ -9,6 +9,8 @@ use crate::status::{ServerState, ServerStatus, Status};
 pub enum Service {
     /// At once.
     AtOnce,
+    /// When an operator ends the pause. They wait until then, and none is closed.
+    AfterPause,
     /// By servers that are down by their checks: checks are disregarded.
     Disregarding,
     /// When another one ends: all connections are in use. They wait in the backlog until then.
@@ -25,6 +27,9 @@ impl fmt::Display for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Service::AtOnce => f.write_str("ok"),
+            Service::AfterPause => {
+                f.write_str("ok, but paused: clients wait until the command resume")
+            }
             Service::Disregarding => {
                 f.write_str("ok, but all servers are down: checks are disregarded (fail_open)")
             }
@@ -44,6 +49,9 @@ impl Status {
     pub fn health(&self) -> Result<Service, &'static str> {
         if !self.has_worker() {
             return Err("no worker is running");
+        }
+        if self.paused {
+            return Ok(Service::AfterPause);
         }
         let mut known = self.servers.iter().filter(|server| server.state != ServerState::Vacant);
         let is_disregarding = self.disregards_checks && !self.dummy;
@@ -144,6 +152,11 @@ mod tests {
             Ok(Service::AtOnce)
         );
         assert_eq!(Status { dummy: true, ..status(&[]) }.health(), Ok(Service::AtOnce));
+        let paused = Status { paused: true, ..status(&[(ServerState::Failed, 9)]) };
+        assert_eq!(
+            paused.health().unwrap().to_string(),
+            "ok, but paused: clients wait until the command resume"
+        );
         let down = status(&[(ServerState::Down, 0), (ServerState::Maint, 0)]);
         assert_eq!(down.health().unwrap_err(), "no server is usable");
         let open = Status { disregards_checks: true, ..down };
@@ -157,7 +170,7 @@ mod tests {
     fn without_a_worker_nobody_is_served_and_with_all_connections_in_use_later() {
         let well = status(&[(ServerState::Up, 0)]);
         let mut dead = well.clone();
-        dead.worker_list[0].pid = None;
+        (dead.worker_list[0].pid, dead.paused) = (None, true);
         assert_eq!(dead.health().unwrap_err(), "no worker is running");
         let full = Status { connections: 256, ..well };
         assert_eq!(

@@ -3,9 +3,9 @@
 use crate::event::{EventKind, EventRecord, EventTime};
 use crate::histogram::{CONNECT, Histogram, LENGTH};
 use crate::{
-    CertificateStatus, ChangeResult, Counts, History, LastChange, LastFailure, Mode,
-    OldWorkerStatus, ReasonCount, ServerState, ServerStatus, Status, TlsCounts, TlsHandshakes,
-    WorkerStatus,
+    CertificateStatus, ChangeResult, CheckState, CheckStatus, Counts, History, LastChange,
+    LastFailure, Mode, OldWorkerStatus, ReasonCount, ServerState, ServerStatus, Status, TlsCounts,
+    TlsHandshakes, WorkerStatus,
 };
 
 /// The moment of all samples, in seconds since 1970.
@@ -90,18 +90,79 @@ pub fn half_down(servers: u32) -> Status {
 pub fn showcase() -> Status {
     let mut status = fine(4);
     fail(&mut status.servers[1]);
+    check_fails(&mut status.servers[1]);
     status.connections -= 60;
     status.history = history(&status.servers);
     status.events.retain(|event| event.kind != EventKind::Setting);
     let number = status.events.len() as u64;
     status.events.push(EventRecord {
         id: number,
-        time: EventTime((NOW - 12) as u64 * 1000),
+        time: EventTime((NOW - 190) as u64 * 1000),
         kind: EventKind::ServerDown,
-        text: "blacklisting server 1 (www2.example.org:8080) for 30 s: connection refused".into(),
+        text: "server 1 (www2.example.org:8080) is down by check: status 503".into(),
         fields: [].into(),
     });
     status
+}
+
+/// A server in each state, also full, without an address, and with each verdict of a check.
+pub fn every_state() -> Status {
+    let mut status = fine(10);
+    let states = [
+        (ServerState::Up, Mode::Ready, CheckState::Up, "up"),
+        (ServerState::Full, Mode::Ready, CheckState::Up, "full"),
+        (
+            ServerState::Pending,
+            Mode::Ready,
+            CheckState::Up,
+            "passed over, too many connects to it are pending (pending_max)",
+        ),
+        (
+            ServerState::Out,
+            Mode::Ready,
+            CheckState::Up,
+            "taken out by an operator 5 min ago, for 25 min more",
+        ),
+        (
+            ServerState::Failed,
+            Mode::Ready,
+            CheckState::Unknown,
+            "failed 12 s ago, left out for 18 s more: connection refused",
+        ),
+        (ServerState::Down, Mode::Ready, CheckState::Down, "down by check: status 503"),
+        (ServerState::Drain, Mode::Drain, CheckState::Up, "draining, gets no new clients"),
+        (ServerState::Drain, Mode::Drain, CheckState::Down, "draining, gets no new clients"),
+        (ServerState::Maint, Mode::Maint, CheckState::Unknown, "in maintenance, gets no clients"),
+        (ServerState::Vacant, Mode::Ready, CheckState::Unknown, "no address"),
+    ];
+    for (server, (state, mode, verdict, text)) in status.servers.iter_mut().zip(states) {
+        (server.state, server.mode, server.state_text) = (state, mode, text.into());
+        set_check(server, verdict);
+    }
+    status.servers[1].connections = status.servers[1].max;
+    status.servers[3].check = None;
+    status.servers[4].blacklisted = 18;
+    status.servers[9].address = None;
+    status.servers[9].check = None;
+    status
+}
+
+/// An operator has paused while all servers are restarted.
+pub fn paused() -> Status {
+    let mut status = fine(3);
+    status.servers.iter_mut().for_each(check_fails);
+    (status.paused, status.held) = (true, 12);
+    status
+}
+
+/// All servers are down by their checks, and clients wait (`hold`).
+pub fn holding() -> Status {
+    Status { paused: false, held: 1, ..paused() }
+}
+
+/// All servers are down by their checks, and checks are disregarded (`fail_open`).
+pub fn disregarding() -> Status {
+    Status { paused: false, held: 0, disregards_checks: true, ..paused() }
 }
 
 /// Nothing but a start.
@@ -141,6 +202,10 @@ pub fn hostile() -> Status {
             server.port = 0;
         }
         server.state_text = format!("{} {name}", server.state_text);
+        if let Some(check) = &mut server.check {
+            (check.state, check.reason) = (CheckState::Down, Some(name.clone()));
+            (check.kind, check.since) = (script.into(), i64::MIN);
+        }
         server.last_failure = Some(LastFailure { unix_time: u64::MAX, reason: name });
     }
     status.listen = script.into();
@@ -208,16 +273,29 @@ fn up(number: u32) -> ServerStatus {
         connect,
         length,
         history: History { period: 5, connections, bytes },
-        check: Some(crate::CheckStatus {
-            kind: "http".into(),
-            state: crate::CheckState::Up,
-            since: 1_795_400_000,
-            duration_us: Some(2_300),
-            reason: None,
-            last: Some(1_795_493_420),
-            transitions: 2,
-        }),
+        check: Some(check(CheckState::Up)),
     }
+}
+
+fn check(verdict: CheckState) -> CheckStatus {
+    CheckStatus {
+        kind: "http".into(),
+        state: verdict,
+        since: NOW - if verdict == CheckState::Up { 25 * 3600 } else { 190 },
+        duration_us: (verdict != CheckState::Unknown).then_some(2_300),
+        reason: (verdict == CheckState::Down).then(|| "status 503".into()),
+        last: Some(NOW - 1),
+        transitions: 2,
+    }
+}
+
+fn set_check(server: &mut ServerStatus, verdict: CheckState) {
+    server.check = Some(check(verdict));
+}
+
+fn check_fails(server: &mut ServerStatus) {
+    set_check(server, CheckState::Down);
+    (server.state, server.state_text) = (ServerState::Down, "down by check: status 503".into());
 }
 
 fn fail(server: &mut ServerStatus) {

@@ -207,13 +207,25 @@ fn nothing_reaches_beyond_the_edge_whatever_the_width_and_the_names() {
                   element.getBoundingClientRect().right > document.body.clientWidth + \
                   2 * document.body.getBoundingClientRect().left + 1)\
                   .map(element => element.outerHTML.slice(0, 80))";
-    let states = [samples::fine(3), samples::half_down(200), samples::hostile(), samples::empty()];
+    let table = "[...document.querySelectorAll('table.servers')].filter(table => \
+                 table.getBoundingClientRect().right > \
+                 table.closest('section').getBoundingClientRect().right).length";
+    let states = [
+        samples::fine(3),
+        samples::half_down(200),
+        samples::every_state(),
+        samples::paused(),
+        samples::hostile(),
+        samples::empty(),
+    ];
     for state in states {
         site.change(|status| *status = state);
-        for width in [320, 390, 700, 1001, 1280, 2000] {
+        // The two widths from which another arrangement applies are the tightest.
+        for width in [320, 390, 700, 1001, 1111, 1241, 1280, 2000] {
             browser.look(width, 800, Scheme::Light);
             browser.open(&site.url());
             assert_eq!(browser.value(beyond), json!([]), "at {width} pixels");
+            assert_eq!(browser.value(table), json!(0), "the table at {width} pixels");
         }
     }
     assert_eq!(browser.messages(), Vec::<String>::new());
@@ -233,7 +245,7 @@ fn those_who_hear_the_page_hear_tables_headings_and_names() {
             parts.map(|(_, name)| name.as_str()).collect()
         };
         assert!(names("table")[0].starts_with("The servers: "), "at {width}: {:?}", names("table"));
-        assert!(names("columnheader").starts_with(&["Server", "State", "Connections"]));
+        assert!(names("columnheader").starts_with(&["Server", "State and check", "Connections"]));
         assert!(names("rowheader").contains(&"0 www1.example.org:8080 10.0.0.1"));
         assert_eq!(names("heading")[0], "4 of 8 servers are up");
         for role in ["main", "banner", "contentinfo", "navigation"] {

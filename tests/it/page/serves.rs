@@ -55,6 +55,43 @@ fn health_is_that_of_new_clients() {
 }
 
 #[test]
+fn checks_states_and_a_pause_are_on_the_page_without_script() {
+    let farm = [Backend::named("a"), Backend::named("b"), Backend::down("c")];
+    let site = Site::reserve();
+    let builder = Pen::builder().servers(&farm).options(["-O", "check tcp"]).control();
+    let pen = builder.page(&site.command()).start();
+    let body = || site.get("/").body.replace(['\u{a0}', '\u{202f}'], " ");
+    eventually("the checks are told", || {
+        let body = body();
+        body.matches("<small>tcp up ").count() == 2
+            && body.contains("<small>tcp down for ")
+            && body.contains(": refused</small>")
+    });
+    pen.tells("server 0 state drain", "");
+    pen.tells("server 1 state maint", "");
+    let told = |words: &[&str]| {
+        // The page is made once a second.
+        eventually(&format!("the page says {words:?}"), || {
+            let body = body();
+            words.iter().all(|words| body.contains(words))
+        });
+    };
+    told(&["<b>draining</b>", "<b>maintenance</b>", "<b>down</b>", "gets no new clients"]);
+    told(&["<h1>Checks are disregarded (fail_open): all servers"]);
+    pen.tells("pause", "");
+    let waiting = pen.connect(client(30));
+    eventually("the client is held", || site.status()["held"] == 1);
+    told(&["<h1>Paused: new clients wait until the command resume</h1>"]);
+    told(&["1 client waits until the command resume."]);
+    let health = site.get("/health");
+    let expected = (200, "ok, but paused: clients wait until the command resume\n");
+    assert_eq!((health.status, &health.body[..]), expected);
+    pen.tells("resume", "");
+    eventually("the pause is over", || !body().contains("command resume"));
+    drop(waiting);
+}
+
+#[test]
 fn events_come_as_they_happen() {
     let site = Site::reserve();
     let server = Backend::named("a");

@@ -97,6 +97,7 @@ impl Health {
         let (mut level, headline) = headline(status, tally);
         let mut remarks = Vec::new();
         connections(status, &mut remarks);
+        held(status, &mut remarks);
         servers(status, &mut remarks);
         backups(status, &mut remarks);
         workers(status, &mut remarks);
@@ -116,6 +117,9 @@ fn headline(status: &Status, tally: Tally) -> (Level, String) {
     let emergency = status.emergency.as_ref().is_some_and(ServerStatus::is_usable);
     let is_tried = status.servers.iter().any(ServerStatus::is_usable);
     let (all, working) = (tally.all, tally.working());
+    if status.paused && status.has_worker() {
+        return (Level::Trouble, "Paused: new clients wait until the command resume".into());
+    }
     let obstacle = match (all, working, tally.up + tally.pending) {
         (_, _, _) if status.dummy => None,
         (0, _, _) => Some("no server is configured"),
@@ -139,6 +143,9 @@ fn headline(status: &Status, tally: Tally) -> (Level, String) {
         }
         (Some(obstacle), true) => {
             (Level::Trouble, format!("The emergency server serves all new clients: {obstacle}"))
+        }
+        (Some(obstacle), false) if status.held > 0 => {
+            (Level::Trouble, format!("New clients wait (hold): {obstacle}"))
         }
         (Some(obstacle), false) => (Level::Trouble, format!("Clients are turned away: {obstacle}")),
         (None, _) if !status.has_worker() => {
@@ -177,6 +184,23 @@ fn connections(status: &Status, remarks: &mut Vec<Remark>) {
             Count(most)
         );
         remarks.push(Remark { level: Level::Trouble, text });
+    }
+}
+
+fn held(status: &Status, remarks: &mut Vec<Remark>) {
+    if status.held > 0 {
+        let until = match status.paused {
+            true => "the command resume",
+            false => "a server can be used, as long as hold says",
+        };
+        let are = if status.held == 1 { "waits" } else { "wait" };
+        let text = format!("{} {are} until {until}.", Of(status.held, "client"));
+        remarks.push(Remark { level: Level::Trouble, text });
+    }
+    if status.disregards_checks && !status.paused {
+        let text = "Clients get servers that are down, because no other is left. With no fail_open \
+                    they would be closed.";
+        remarks.push(Remark { level: Level::Trouble, text: text.into() });
     }
 }
 

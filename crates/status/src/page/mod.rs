@@ -25,7 +25,7 @@ const SCRIPT: &str = include_str!("script.js");
 /// The header `Content-Security-Policy` for the page: only its own style and script apply, and the
 /// script asks nobody but its origin. The two hashes are those of `style.css` and `script.js`.
 pub const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; \
-    style-src 'sha256-iZqU0oTc98mW57qsRebWOP4wznsFovYqxNkCbH+WpjE='; \
+    style-src 'sha256-BKElcweV1iSLgXSlUoQFk2ObQqsztcpcwLI6MwvfJf8='; \
     script-src 'sha256-A5+g2A7ANMuVZr6WWM3cHmzw2Ri+9Cen0BFAf4CYkaM='; \
     img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 

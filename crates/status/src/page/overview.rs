@@ -101,7 +101,13 @@ pub(super) fn tiles(html: &mut Html, status: &Status) {
     html.element("section", &[("class", &"tiles"), ("aria-label", &"Now")], |html| {
         let (used, most) = (status.connections.into(), status.connections_max.into());
         tile(html, "Connections", "connections", &Count(used), |html| {
-            html.words("small", "", Limit(used, most));
+            match status.held {
+                0 => html.words("small", "", Limit(used, most)),
+                held => {
+                    let text = format_args!("{}, {} held", Limit(used, most), Count(held));
+                    html.words("small", "", text);
+                }
+            }
             chart::bar(html, used, most);
         });
         history(html, "New connections", "rate", &Rates::of(&status.history), |rate| {

@@ -1,5 +1,7 @@
 //! The table of servers. With script, its columns sort and its rows are filtered.
 
+use std::fmt::{self, Display};
+
 use crate::histogram::CONNECT;
 use crate::page::chart;
 use crate::page::figures::{Bytes, Clock, Count, Duration, Micros, Rate};
@@ -7,7 +9,8 @@ use crate::page::health::Tally;
 use crate::page::html::Html;
 use crate::page::icon;
 use crate::page::rates::Rates;
-use crate::{ReasonCount, ServerState, ServerStatus, Status};
+use crate::words::duration;
+use crate::{CheckState, CheckStatus, ReasonCount, ServerState, ServerStatus, Status};
 
 /// The line of a server has so many points.
 const POINTS: usize = 30;
@@ -26,8 +29,8 @@ pub(super) fn section(html: &mut Html, status: &Status, clock: Clock) {
             chart::parts(
                 html,
                 &[
-                    ("failed", tally.failed),
-                    ("out", tally.out),
+                    ("failed", tally.failed + tally.down),
+                    ("out", tally.out + tally.maint + tally.drain),
                     ("full", tally.full),
                     ("pending", tally.pending),
                     ("up", tally.up),
@@ -50,7 +53,7 @@ pub(super) fn section(html: &mut Html, status: &Status, clock: Clock) {
 
 const HEAD: &str = "<caption class=\"sr\">The servers: state, connections, times and failures. \
     The lines of all servers have the same scale.</caption><thead><tr>\
-    <th scope=\"col\">Server</th><th scope=\"col\">State</th>\
+    <th scope=\"col\">Server</th><th scope=\"col\">State <small>and check</small></th>\
     <th scope=\"col\">Connections</th><th scope=\"col\">New per second</th>\
     <th scope=\"col\">Share of new</th>\
     <th scope=\"col\">Connect time <small>p50 / p99</small></th>\
@@ -187,7 +190,7 @@ fn row(html: &mut Html, server: &ServerStatus, title: Title, scale: &Scale, cloc
     let tone = tone(server.state);
     html.element("tr", &[("id", &id), ("class", &tone), ("data-state", &state)], |html| {
         name(html, server, title);
-        state_cell(html, server);
+        state_cell(html, server, clock);
         connections(html, server);
         rate(html, server, scale);
         of_new(html, server, title, scale);
@@ -222,18 +225,54 @@ fn name(html: &mut Html, server: &ServerStatus, title: Title) {
     });
 }
 
-fn state_cell(html: &mut Html, server: &ServerStatus) {
+fn state_cell(html: &mut Html, server: &ServerStatus, clock: Clock) {
     let state = server.state;
     html.element("td", &[("class", &"state"), ("data-v", &urgency(state))], |html| {
         icon::use_icon(html, icon::of_state(state));
         html.words("b", "", words(state));
-        // The text begins with the word that is already there.
-        let more = server.state_text.trim();
-        let more = more.strip_prefix(words(state)).unwrap_or(more).trim_start_matches([',', ' ']);
-        if !more.is_empty() {
+        if let Some(more) = more_about(server) {
             html.words("small", "", more);
         }
+        if let Some(check) = &server.check {
+            html.words("small", "", Checked { check, clock });
+        }
     });
+}
+
+/// The text of a state without the word that is already there. `None`: nothing is left, or the
+/// check says it.
+fn more_about(server: &ServerStatus) -> Option<&str> {
+    let text = server.state_text.trim();
+    match (server.state, &server.check) {
+        (ServerState::Down, Some(_)) => None,
+        (ServerState::Maint, _) => text.strip_prefix("in maintenance"),
+        (state, _) => Some(text.strip_prefix(words(state)).unwrap_or(text)),
+    }
+    .map(|text| text.trim_start_matches([',', ' ']))
+    .filter(|text| !text.is_empty())
+}
+
+/// What the check of a server says, and since when: `http up 2.3 ms for 25 h`.
+struct Checked<'a> {
+    check: &'a CheckStatus,
+    clock: Clock,
+}
+
+impl Display for Checked<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let CheckStatus { kind, state, since, duration_us, reason, .. } = self.check;
+        // The largest unit is enough, and has room.
+        let time = duration(self.clock.since(*since)).replace(' ', "\u{a0}");
+        match (state, duration_us, reason) {
+            (CheckState::Unknown, _, _) => write!(f, "{kind} unknown for {time}"),
+            (CheckState::Up, Some(micros), _) => {
+                write!(f, "{kind} up {} for {time}", Micros((*micros).into()))
+            }
+            (CheckState::Up, None, _) => write!(f, "{kind} up for {time}"),
+            (CheckState::Down, _, Some(reason)) => write!(f, "{kind} down for {time}: {reason}"),
+            (CheckState::Down, _, None) => write!(f, "{kind} down for {time}"),
+        }
+    }
 }
 
 fn connections(html: &mut Html, server: &ServerStatus) {

@@ -87,7 +87,14 @@ fn hostile_texts_stay_texts() {
 
 #[test]
 fn elements_are_closed_in_order_and_ids_are_unique() {
-    for status in [samples::fine(3), samples::half_down(30), samples::hostile(), samples::empty()] {
+    for status in [
+        samples::fine(3),
+        samples::half_down(30),
+        samples::every_state(),
+        samples::paused(),
+        samples::hostile(),
+        samples::empty(),
+    ] {
         let page = render(&status).replace(STYLE, "").replace(SCRIPT, "");
         let mut open: Vec<&str> = Vec::new();
         let mut ids: Vec<&str> = Vec::new();
@@ -183,9 +190,66 @@ fn the_headline_and_health_agree() {
     agree(&status, "pen answers all clients itself (dummy)");
     status.worker_list.clear();
     agree(&status, "Clients wait: no worker is running");
+    agree(&samples::paused(), "Paused: new clients wait until the command resume");
+    agree(&samples::disregarding(), "Checks are disregarded (fail_open): all servers are down");
+    let mut status = samples::paused();
+    status.worker_list.iter_mut().for_each(|worker| worker.pid = None);
+    status.servers.clear();
+    assert_eq!(status.health(), Err("no worker is running"));
     let mut status = samples::fine(2);
     status.worker_list.iter_mut().for_each(|worker| worker.pid = None);
     agree(&status, "Clients wait: no worker is running");
+}
+
+#[test]
+fn each_state_is_said_with_what_the_check_says_and_since_when() {
+    let text = text(&samples::every_state());
+    for wanted in [
+        "5 of 9 servers are up",
+        "1 failed 1 down 1 taken out 1 maintenance 2 draining 1 full 1 passed over 1 up",
+        "up http up 2.3 ms for 25 h",
+        "full http up 2.3 ms for 25 h",
+        "passed over too many connects to it are pending (pending_max) http up",
+        "taken out by an operator 5 min ago, for 25 min more 73 of 200",
+        "failed 12 s ago, left out for 18 s more: connection refused http unknown for 3 min",
+        "down http down for 3 min: status 503",
+        "draining gets no new clients http up 2.3 ms",
+        "draining gets no new clients http down for 3 min: status 503",
+        "maintenance gets no clients http unknown for 3 min",
+        "Server 5 (www6.example.org:8080): down by check: status 503.",
+    ] {
+        assert!(text.contains(wanted), "{wanted} is not in: {text}");
+    }
+    assert!(!text.contains("no address"), "{text}");
+    // Every server has its part of the bar.
+    let page = render(&samples::every_state());
+    let bar = page.split("<svg class=\"parts\"").nth(1).unwrap().split("</svg>").next().unwrap();
+    let widths = bar.split(" width=\"").skip(1).map(|rest| rest.split('"').next().unwrap());
+    let sum: f64 = widths.map(|width| width.parse::<f64>().unwrap()).sum();
+    assert!((sum - 100.0).abs() < 0.1, "{sum}: {bar}");
+}
+
+#[test]
+fn clients_that_wait_are_told() {
+    let paused = text(&samples::paused());
+    for wanted in [
+        "Clients are affected Paused: new clients wait until the command resume",
+        "12 clients wait until the command resume.",
+        "of 1000 (25 %), 12 held",
+    ] {
+        assert!(paused.contains(wanted), "{wanted} is not in: {paused}");
+    }
+    let holding = samples::holding();
+    assert_eq!(headline(&holding), "New clients wait (hold): all servers are down");
+    let holding = text(&holding);
+    let wanted = "1 client waits until a server can be used, as long as hold says.";
+    assert!(holding.contains(wanted), "{holding}");
+    let open = text(&samples::disregarding());
+    assert!(
+        open.contains("Clients get servers that are down, because no other is left."),
+        "{open}"
+    );
+    assert!(!open.contains("held") && !text(&samples::fine(3)).contains("held"));
 }
 
 #[test]
@@ -264,7 +328,7 @@ fn many_servers_begin_with_those_in_trouble() {
 #[test]
 fn the_page_is_small() {
     let size = render(&samples::fine(3)).len();
-    assert!(size < 30_000, "{size} bytes");
+    assert!(size < 31_000, "{size} bytes");
     let thousand = render(&samples::fine(1000)).len();
     assert!(thousand < 1_600_000, "{thousand} bytes");
 }
