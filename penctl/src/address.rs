@@ -8,7 +8,7 @@ use std::path::Path;
 
 use socket2::SockAddr;
 
-use crate::talk::plain;
+use crate::exchange::plain;
 use crate::text::shown;
 
 /// The address of pen's control port.

@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
-use crate::talk::Patience;
+use crate::exchange::Timeout;
 
 pub const USAGE: &str =
     "usage: penctl [--json] [--timeout SECONDS] [host:]port|/path ... [command [word ...]]";
@@ -18,16 +18,16 @@ pub enum Request {
     /// The help of pen's commands, or of one of them.
     CommandHelp(Vec<OsString>),
     /// Something of one or more pens.
-    Talk(Arguments),
+    Ask(Arguments),
 }
 
 /// What is asked of one or more pens.
 #[derive(Debug, Eq, PartialEq)]
 pub struct Arguments {
     pub form: OutputForm,
-    pub patience: Patience,
+    pub timeout: Timeout,
     /// Addresses and patterns of sockets, at least one.
-    pub places: Vec<OsString>,
+    pub addresses: Vec<OsString>,
     /// The words of the command. None: commands come from standard input.
     pub words: Vec<OsString>,
 }
@@ -51,16 +51,16 @@ impl Request {
     /// They make no sense: a line for the user.
     pub fn read(words: Vec<OsString>) -> Result<Request, String> {
         let mut form = OutputForm::AsGiven;
-        let mut patience = Patience::default();
+        let mut timeout = Timeout::default();
         let mut rest = Vec::new();
         let mut words = words.into_iter();
         while let Some(word) = words.next() {
             match word.as_bytes() {
                 b"--json" => form = OutputForm::Json,
-                b"--timeout" => patience = timeout(words.next().as_deref())?,
+                b"--timeout" => timeout = read_timeout(words.next().as_deref())?,
                 _ if word.as_bytes().starts_with(b"--timeout=") => {
                     let seconds = &word.as_bytes()[b"--timeout=".len()..];
-                    patience = timeout(Some(OsStr::from_bytes(seconds)))?;
+                    timeout = read_timeout(Some(OsStr::from_bytes(seconds)))?;
                 }
                 b"--help" if rest.is_empty() => return Ok(Request::Help),
                 b"--version" if rest.is_empty() => return Ok(Request::Version),
@@ -77,8 +77,8 @@ impl Request {
         if rest[0] == "help" {
             return Ok(Request::CommandHelp(rest.split_off(1)));
         }
-        let places = 1 + rest[1..].iter().take_while(|word| is_address(word)).count();
-        let words = rest.split_off(places);
+        let addresses = 1 + rest[1..].iter().take_while(|word| is_address(word)).count();
+        let words = rest.split_off(addresses);
         if let Some(word) = words.iter().find(|word| has_line_end(word)) {
             let word = word.to_string_lossy();
             return Err(format!(
@@ -86,7 +86,7 @@ impl Request {
                 word.escape_debug()
             ));
         }
-        Ok(Request::Talk(Arguments { form, patience, places: rest, words }))
+        Ok(Request::Ask(Arguments { form, timeout, addresses: rest, words }))
     }
 }
 
@@ -105,10 +105,10 @@ fn has_line_end(word: &OsStr) -> bool {
     word.as_bytes().iter().any(|byte| matches!(byte, b'\n' | b'\r'))
 }
 
-fn timeout(seconds: Option<&OsStr>) -> Result<Patience, String> {
+fn read_timeout(seconds: Option<&OsStr>) -> Result<Timeout, String> {
     let given = seconds.and_then(OsStr::to_str).and_then(|text| text.parse::<u64>().ok());
     match given {
-        Some(seconds @ 1..=MOST_SECONDS) => Ok(Patience::of(Duration::from_secs(seconds))),
+        Some(seconds @ 1..=MOST_SECONDS) => Ok(Timeout::of(Duration::from_secs(seconds))),
         Some(_) | None => Err(format!(
             "--timeout: '{}' is no number of seconds from 1 to {MOST_SECONDS}",
             seconds.unwrap_or_default().to_string_lossy().escape_debug()
@@ -125,16 +125,16 @@ mod tests {
     }
 
     #[track_caller]
-    fn talk(line: &str) -> (OutputForm, Patience, String, String) {
-        let Ok(Request::Talk(arguments)) = read(line) else { panic!("{line}") };
+    fn talk(line: &str) -> (OutputForm, Timeout, String, String) {
+        let Ok(Request::Ask(arguments)) = read(line) else { panic!("{line}") };
         let joined = |words: Vec<OsString>| words.join(OsStr::new(" ")).into_string().unwrap();
-        let Arguments { form, patience, places, words } = arguments;
-        (form, patience, joined(places), joined(words))
+        let Arguments { form, timeout, addresses, words } = arguments;
+        (form, timeout, joined(addresses), joined(words))
     }
 
     #[test]
     fn addresses_end_where_the_command_begins() {
-        for (line, places, words) in [
+        for (line, addresses, words) in [
             ("8888 servers", "8888", "servers"),
             ("8888", "8888", ""),
             ("/run/a /run/b servers json", "/run/a /run/b", "servers json"),
@@ -144,13 +144,13 @@ mod tests {
             ("8888 # a:b", "8888", "# a:b"),
         ] {
             let (_, _, found, command) = talk(line);
-            assert_eq!((found.as_str(), command.as_str()), (places, words), "{line}");
+            assert_eq!((found.as_str(), command.as_str()), (addresses, words), "{line}");
         }
     }
 
     #[test]
     fn options_may_stand_behind_the_command_too() {
-        let five = Patience::of(Duration::from_secs(5));
+        let five = Timeout::of(Duration::from_secs(5));
         let expected = (OutputForm::Json, five, "/run/a".to_owned(), "watch".to_owned());
         for line in [
             "--json --timeout 5 /run/a watch",

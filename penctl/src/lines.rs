@@ -6,8 +6,8 @@ use std::io::{self, BufRead, Read, Write};
 use pen_ipc::message::Outcome;
 
 use crate::arguments::OutputForm;
-use crate::places::Place;
-use crate::talk::{LONGEST, OVERLONG, plain};
+use crate::exchange::{LONGEST_COMMAND, OVERLONG, plain};
+use crate::pens::Pen;
 use crate::{print, send};
 
 /// The text of the prompt.
@@ -32,14 +32,14 @@ const NO_TEXT: &str =
 /// # Errors
 /// A command got no reply: a line for the user.
 pub fn run(
-    places: &[Place],
+    pens: &[Pen],
     form: OutputForm,
     mut lines: impl BufRead,
 ) -> Result<Option<Outcome>, String> {
     let mut all = None;
     while let Some(line) = next_line(&mut lines)? {
         if !is_idle(&line) {
-            match send(places, line, form)? {
+            match send(pens, line, form)? {
                 Outcome::Refused => all = Some(Outcome::Refused),
                 Outcome::Done => all = all.or(Some(Outcome::Done)),
             }
@@ -52,7 +52,7 @@ pub fn run(
 ///
 /// # Errors
 /// The terminal cannot be read or written.
-pub fn prompt(places: &[Place], form: OutputForm, mut lines: impl BufRead) -> Result<(), String> {
+pub fn prompt(pens: &[Pen], form: OutputForm, mut lines: impl BufRead) -> Result<(), String> {
     loop {
         print(PROMPT.as_bytes())?;
         let Some(mut line) = next_line(&mut lines)? else { return print(b"\n") };
@@ -84,7 +84,7 @@ pub fn prompt(places: &[Place], form: OutputForm, mut lines: impl BufRead) -> Re
             PromptLine::Command => {}
         }
         let is_help = line == b"help";
-        if let Err(error) = send(places, line, form) {
+        if let Err(error) = send(pens, line, form) {
             let _ = writeln!(io::stderr(), "{error}");
         }
         if is_help {
@@ -138,7 +138,7 @@ impl PromptLine {
 fn next_line(lines: &mut impl BufRead) -> Result<Option<Vec<u8>>, String> {
     let mut line = Vec::new();
     // A line without an end must not fill the memory.
-    let most = LONGEST as u64 + 2;
+    let most = LONGEST_COMMAND as u64 + 2;
     let read = lines
         .take(most)
         .read_until(b'\n', &mut line)
@@ -151,7 +151,7 @@ fn next_line(lines: &mut impl BufRead) -> Result<Option<Vec<u8>>, String> {
     }
     match read {
         0 => Ok(None),
-        _ if line.len() > LONGEST => Err(OVERLONG.to_owned()),
+        _ if line.len() > LONGEST_COMMAND => Err(OVERLONG.to_owned()),
         _ => Ok(Some(line)),
     }
 }
@@ -174,8 +174,8 @@ mod tests {
         assert_eq!(next().unwrap().unwrap(), b"pid");
         assert_eq!(next().unwrap(), None);
         assert!(next_line(&mut &[b'x'; 10_000][..]).is_err());
-        let longest = [&[b'x'; LONGEST][..], b"\r\n"].concat();
-        assert_eq!(next_line(&mut &longest[..]).unwrap().unwrap().len(), LONGEST);
+        let longest = [&[b'x'; LONGEST_COMMAND][..], b"\r\n"].concat();
+        assert_eq!(next_line(&mut &longest[..]).unwrap().unwrap().len(), LONGEST_COMMAND);
         assert!(is_idle(b"") && is_idle(b"  # note") && !is_idle(b" mode"));
     }
 

@@ -1,22 +1,23 @@
 //! penctl: sends a command to the control port of a running pen and prints the reply.
 //!
 //! It makes one connection per command. It runs as the user who calls it, and shares only command
-//! words and the form of reports with pen. `arguments` reads the command line. `places` are the
-//! pens, and `address` the address of one. `talk` sends one command and receives its reply.
-//! `overview` is the state that pen reports, `tables` show replies on a terminal, and `text` has
-//! figures in words. `lines` reads commands from standard input, with a prompt on a terminal.
-//! `drain` tells what an interrupted wait leaves behind, `watch` prints events, and `top` is the live view.
+//! words and the form of reports with pen. `arguments` reads the command line. `pens` are those
+//! that a command goes to, and `address` is the address of one. `exchange` sends one command and
+//! receives its reply. `overview` is the state that pen reports, `tables` show replies on a
+//! terminal, and `text` has figures in words. `lines` reads commands from standard input, with a
+//! prompt on a terminal. `drain` tells what an interrupted wait leaves behind, `watch` prints
+//! events, and `top` is the live view.
 
 #![forbid(unsafe_code)]
 
 mod address;
 mod arguments;
 mod drain;
+mod exchange;
 mod lines;
 mod overview;
-mod places;
+mod pens;
 mod tables;
-mod talk;
 mod text;
 mod top;
 mod watch;
@@ -32,9 +33,9 @@ use serde::de::IgnoredAny;
 
 use arguments::{Arguments, OutputForm, Request, USAGE};
 use drain::Wait;
-use places::Place;
+use exchange::plain;
+use pens::Pen;
 use tables::{Paint, Width};
-use talk::plain;
 
 const HELP: &str = "\
 usage: penctl [--json] [--timeout SECONDS] [host:]port|/path ...
@@ -90,24 +91,24 @@ fn main() -> ExitCode {
 }
 
 fn run(words: Vec<OsString>) -> Result<Outcome, String> {
-    let Arguments { form, patience, places, words } = match Request::read(words)? {
+    let Arguments { form, timeout, addresses, words } = match Request::read(words)? {
         Request::Help => return print(HELP.as_bytes()).map(|()| Outcome::Done),
         Request::Version => {
             let version = concat!("penctl ", env!("CARGO_PKG_VERSION"), "\n");
             return print(version.as_bytes()).map(|()| Outcome::Done);
         }
         Request::CommandHelp(words) => return command_help(words),
-        Request::Talk(arguments) => arguments,
+        Request::Ask(arguments) => arguments,
     };
-    let places = places::find(&places, patience)?;
+    let pens = pens::find(&addresses, timeout)?;
     match words.first() {
-        Some(word) if word == "top" => top::run(&places, form, &words[1..]),
-        Some(_) => send(&places, words.join(OsStr::new(" ")).into_vec(), form),
+        Some(word) if word == "top" => top::run(&pens, form, &words[1..]),
+        Some(_) => send(&pens, words.join(OsStr::new(" ")).into_vec(), form),
         None => {
             let stdin = io::stdin();
             match stdin.is_terminal() {
-                true => lines::prompt(&places, form, stdin.lock()).map(|()| Outcome::Done),
-                false => lines::run(&places, form, stdin.lock())?.ok_or_else(|| USAGE.to_owned()),
+                true => lines::prompt(&pens, form, stdin.lock()).map(|()| Outcome::Done),
+                false => lines::run(&pens, form, stdin.lock())?.ok_or_else(|| USAGE.to_owned()),
             }
         }
     }
@@ -129,12 +130,8 @@ fn command_help(words: Vec<OsString>) -> Result<Outcome, String> {
     }
 }
 
-/// Longest reply in bytes that is shown as a table or put into one JSON document: far more than
-/// 32767 servers with the longest names need.
-const MOST_REPLY: usize = 64 << 20;
-
 /// Sends one command to each pen and prints the replies.
-fn send(places: &[Place], command: Vec<u8>, form: OutputForm) -> Result<Outcome, String> {
+fn send(pens: &[Pen], command: Vec<u8>, form: OutputForm) -> Result<Outcome, String> {
     let command = match form {
         OutputForm::AsGiven => command,
         OutputForm::Json => in_json(command)?,
@@ -142,38 +139,36 @@ fn send(places: &[Place], command: Vec<u8>, form: OutputForm) -> Result<Outcome,
     let words: Vec<&[u8]> =
         command.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).collect();
     let wait = Wait::begin(&command);
-    match (&words[..], form, places) {
-        ([b"watch"], _, _) => watch::run(places, form),
-        ([b"watch", b"json"], _, _) => watch::run(places, OutputForm::Json),
-        (_, OutputForm::Json, [_, _, ..]) => as_one_document(places, &command),
-        (_, OutputForm::Json, _) => places::each(places, |place| place.ask(&command, &mut print)),
-        (_, OutputForm::AsGiven, [_, _, ..]) if wait.is_some() => {
-            places::all_at_once(places, &command, MOST_REPLY)
-        }
-        (_, OutputForm::AsGiven, _) => places::each(places, |place| reply(place, &command)),
+    match (&words[..], form, pens) {
+        ([b"watch"], _, _) => watch::run(pens, form),
+        ([b"watch", b"json"], _, _) => watch::run(pens, OutputForm::Json),
+        (_, OutputForm::Json, [_, _, ..]) => as_one_document(pens, &command),
+        (_, OutputForm::Json, _) => pens::each(pens, |pen| pen.ask(&command, &mut print)),
+        (_, OutputForm::AsGiven, [_, _, ..]) if wait.is_some() => pens::all_at_once(pens, &command),
+        (_, OutputForm::AsGiven, _) => pens::each(pens, |pen| reply(pen, &command)),
     }
 }
 
 /// Prints a pen's reply, as a table if standard output is a terminal and the reply has one.
-fn reply(place: &Place, command: &[u8]) -> Result<Outcome, String> {
+fn reply(pen: &Pen, command: &[u8]) -> Result<Outcome, String> {
     if io::stdout().is_terminal()
         && let Some((asked, render)) = tables::table_for(command)
-        && let (Outcome::Done, reply) = place.ask_whole(&asked, MOST_REPLY)?
+        && let (Outcome::Done, reply) = pen.ask_whole(&asked)?
         && let Some(table) = render(&reply, Paint::wanted(), Width::of_terminal())
     {
         return print(table.as_bytes()).map(|()| Outcome::Done);
     }
     // This pen does not report all values that the table needs, or there is none.
-    place.ask(command, &mut print)
+    pen.ask(command, &mut print)
 }
 
 /// Prints the replies of several pens as one JSON object, with a member for each. A pen that gives
 /// no reply is null, and a reply that is no JSON is a text.
-fn as_one_document(places: &[Place], command: &[u8]) -> Result<Outcome, String> {
+fn as_one_document(pens: &[Pen], command: &[u8]) -> Result<Outcome, String> {
     let mut all = Outcome::Done;
     let mut silent = 0;
-    for (index, place) in places.iter().enumerate() {
-        let value = match place.ask_whole(command, MOST_REPLY) {
+    for (index, pen) in pens.iter().enumerate() {
+        let value = match pen.ask_whole(command) {
             Ok((outcome, reply)) => {
                 if let Outcome::Refused = outcome {
                     all = Outcome::Refused;
@@ -186,18 +181,18 @@ fn as_one_document(places: &[Place], command: &[u8]) -> Result<Outcome, String> 
             }
             Err(error) => {
                 silent += 1;
-                places::complain(place, &error);
+                pens::complain(pen, &error);
                 "null".to_owned()
             }
         };
         let begin = if index == 0 { "{" } else { "," };
-        let name = serde_json::Value::from(place.name.as_str());
+        let name = serde_json::Value::from(pen.name.as_str());
         print(format!("{begin}\n{name}:{value}").as_bytes())?;
     }
     print(b"}\n")?;
     match silent {
         0 => Ok(all),
-        _ => Err(format!("{silent} of {} gave no reply", places.len())),
+        _ => Err(format!("{silent} of {} gave no reply", pens.len())),
     }
 }
 

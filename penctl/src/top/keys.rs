@@ -6,8 +6,7 @@ use std::time::Instant;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 use super::model::{
-    AnswerPlace, Asked, ChosenServer, Effect, Link, Mode, Model, Question, ServerCommand, Text,
-    Tone,
+    AnswerView, Asked, ChosenServer, Effect, Link, Mode, Model, Question, ServerCommand, Text, Tone,
 };
 use super::order::{Direction, Key};
 use crate::overview::{Server, ServerMode, Slot, State};
@@ -241,7 +240,7 @@ impl Model {
             _ if text.is_empty() => Effect::None,
             Ok(address) => {
                 let line = format!("explain {address}");
-                Effect::Ask(Asked { line, answer: AnswerPlace::Text })
+                Effect::Ask(Asked { line, answer: AnswerView::Text })
             }
             Err(_) => {
                 self.tell(Tone::Bad, &format!("{text} is no IP address"), now);
@@ -264,7 +263,7 @@ impl Model {
             return Effect::None;
         }
         self.tell(Tone::Plain, &format!("sent: {line}"), now);
-        Effect::Ask(Asked { line, answer: AnswerPlace::Message })
+        Effect::Ask(Asked { line, answer: AnswerView::Message })
     }
 
     fn text_key(&mut self, key: KeyEvent, text: Text, first: usize) -> Effect {

@@ -28,10 +28,10 @@ use ratatui::layout::Rect;
 use signal_hook::consts::{SIGCONT, SIGTSTP};
 
 use crate::arguments::OutputForm;
+use crate::exchange::{Timeout, plain};
 use crate::overview::{Event, Overview};
-use crate::places::Place;
+use crate::pens::Pen;
 use crate::tables::Paint;
-use crate::talk::{Patience, plain};
 use draw::{Glyphs, Look};
 use model::{Asked, Effect, Model};
 use terminal::Screen;
@@ -46,7 +46,7 @@ A live view of pen in the terminal; ? lists its keys. A word of penctl, not of p
 pub const IN_LIST: &str = "penctl itself adds: top\n";
 
 /// How long to wait for pen without any progress.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The time after which a frame is drawn although nothing happened: the clock goes on.
 const IDLE: Duration = Duration::from_secs(1);
@@ -73,12 +73,12 @@ enum Input {
 /// # Errors
 /// There is no terminal, several pens are given, or pen does not answer from the beginning: a line
 /// for the user.
-pub fn run(places: &[Place], form: OutputForm, words: &[OsString]) -> Result<Outcome, String> {
+pub fn run(pens: &[Pen], form: OutputForm, words: &[OsString]) -> Result<Outcome, String> {
     if let Some(word) = words.first() {
         return Err(format!("top: unknown word '{}'", word.to_string_lossy().escape_debug()));
     }
-    let [place] = places else {
-        return Err(format!("top: shows one pen, and {} are given", places.len()));
+    let [pen] = pens else {
+        return Err(format!("top: shows one pen, and {} are given", pens.len()));
     };
     if form == OutputForm::Json {
         return Err("top: has no JSON form; overview and watch have one".to_owned());
@@ -89,13 +89,13 @@ pub fn run(places: &[Place], form: OutputForm, words: &[OsString]) -> Result<Out
     if std::env::var_os("TERM").is_none_or(|kind| kind.is_empty() || kind == "dumb") {
         return Err("top: this terminal cannot move its cursor (TERM); watch needs none".to_owned());
     }
-    let place = place.with_patience(Patience::of(PATIENCE));
-    let overview = source::overview(&place)?;
-    let model = Model::new(&place.shown(), overview, Instant::now());
-    show(model, place).map(|()| Outcome::Done).map_err(|error| format!("top: {}", plain(&error)))
+    let pen = pen.with_timeout(Timeout::of(TIMEOUT));
+    let overview = source::overview(&pen)?;
+    let model = Model::new(&pen.shown(), overview, Instant::now());
+    show(model, pen).map(|()| Outcome::Done).map_err(|error| format!("top: {}", plain(&error)))
 }
 
-fn show(mut model: Model, place: Place) -> io::Result<()> {
+fn show(mut model: Model, pen: Pen) -> io::Result<()> {
     let look = Look { paint: Paint::wanted(), glyphs: Glyphs::wanted() };
     let (to, inputs) = mpsc::sync_channel(QUEUE);
     let (ask, wanted) = mpsc::channel();
@@ -103,7 +103,7 @@ fn show(mut model: Model, place: Place) -> io::Result<()> {
     let mut screen = Screen::enter()?;
     thread::Builder::new()
         .name("source".to_owned())
-        .spawn(move || source::run(&place, &wanted, &to))?;
+        .spawn(move || source::run(&pen, &wanted, &to))?;
     loop {
         model.now = Instant::now();
         draw(&mut screen, &mut model, look)?;

@@ -15,7 +15,7 @@ use crate::text::shown;
 #[derive(Debug)]
 pub struct Model {
     /// The address of the control port.
-    pub place: String,
+    pub address: String,
     pub overview: Overview,
     pub rates: Rates,
     /// The last events, oldest first.
@@ -135,16 +135,16 @@ pub enum Effect {
     Ask(Asked),
 }
 
-/// A command and the place for its answer.
+/// A command, and where its answer is shown.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Asked {
     pub line: String,
-    pub answer: AnswerPlace,
+    pub answer: AnswerView,
 }
 
 /// Where an answer is shown.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum AnswerPlace {
+pub enum AnswerView {
     /// In the last line.
     Message,
     /// Over the table.
@@ -169,9 +169,9 @@ pub enum Tone {
 
 impl Model {
     /// The view of a pen that has just reported this.
-    pub fn new(place: &str, overview: Overview, now: Instant) -> Model {
+    pub fn new(address: &str, overview: Overview, now: Instant) -> Model {
         let mut model = Model {
-            place: shown(place),
+            address: shown(address),
             overview: Overview::default(),
             rates: Rates::default(),
             events: VecDeque::new(),
@@ -228,12 +228,12 @@ impl Model {
         now: Instant,
     ) {
         match (reply, asked.answer) {
-            (Ok((Outcome::Done, text)), AnswerPlace::Text) => {
+            (Ok((Outcome::Done, text)), AnswerView::Text) => {
                 let title = asked.line.clone();
                 let lines = text.lines().take(ANSWER_LINES).map(shown).collect();
                 self.mode = Mode::Text { text: Text::Answer { title, lines }, first: 0 };
             }
-            (Ok((Outcome::Done, text)), AnswerPlace::Message) => {
+            (Ok((Outcome::Done, text)), AnswerView::Message) => {
                 let text = shown(text.trim_end());
                 let gap = if text.is_empty() { "" } else { ": " };
                 self.tell(Tone::Good, &format!("done: {}{gap}{text}", asked.line), now);
@@ -263,7 +263,7 @@ impl Model {
         self.order.of(&self.overview.servers, &self.filter, &self.rates)
     }
 
-    /// The server with this place.
+    /// The server in this slot.
     pub fn server(&self, slot: Slot) -> Option<&Server> {
         self.overview.servers.iter().find(|server| server.slot == slot)
     }
@@ -271,10 +271,10 @@ impl Model {
     /// Moves the selection by some rows.
     pub fn step(&mut self, rows: isize) {
         let slots: Vec<Slot> = self.rows().iter().map(|server| server.slot).collect();
-        let place = slots.iter().position(|slot| Some(*slot) == self.selected).unwrap_or(0);
+        let index = slots.iter().position(|slot| Some(*slot) == self.selected).unwrap_or(0);
         let last = slots.len().saturating_sub(1);
-        let place = place.saturating_add_signed(rows).min(last);
-        self.selected = slots.get(place).copied();
+        let index = index.saturating_add_signed(rows).min(last);
+        self.selected = slots.get(index).copied();
         self.keep_visible();
     }
 
@@ -291,9 +291,9 @@ impl Model {
 
     fn keep_visible(&mut self) {
         let rows = self.rows();
-        let place = rows.iter().position(|server| Some(server.slot) == self.selected).unwrap_or(0);
+        let index = rows.iter().position(|server| Some(server.slot) == self.selected).unwrap_or(0);
         let count = rows.len();
-        self.first = self.first.clamp((place + 1).saturating_sub(self.page), place);
+        self.first = self.first.clamp((index + 1).saturating_sub(self.page), index);
         self.first = self.first.min(count.saturating_sub(self.page));
     }
 }

@@ -96,12 +96,12 @@ impl Order {
 
     /// By the next key, or by the one before.
     pub fn step(&mut self, direction: Direction) {
-        let place = Key::ALL.iter().position(|key| *key == self.key).unwrap_or(0);
+        let index = Key::ALL.iter().position(|key| *key == self.key).unwrap_or(0);
         let step = match direction {
             Direction::Up => 1,
             Direction::Down => Key::ALL.len() - 1,
         };
-        *self = Order::by(Key::ALL[(place + step) % Key::ALL.len()]);
+        *self = Order::by(Key::ALL[(index + step) % Key::ALL.len()]);
     }
 
     /// The other direction.

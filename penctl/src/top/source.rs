@@ -8,16 +8,10 @@ use pen_ipc::message::Outcome;
 use super::Input;
 use super::model::Asked;
 use crate::overview::{Event, OVERVIEW, Overview};
-use crate::places::Place;
+use crate::pens::Pen;
 
 /// The time from one report to the next.
 const PERIOD: Duration = Duration::from_secs(1);
-
-/// Longest report in bytes: far more than 32767 servers with the longest names need.
-const MOST_REPORT: usize = 64 << 20;
-
-/// Longest answer in bytes.
-const MOST_ANSWER: usize = 1 << 20;
 
 /// The command that returns the last events.
 const EVENTS: &[u8] = b"events 50 json";
@@ -33,8 +27,8 @@ enum EventsCommand {
 ///
 /// # Errors
 /// There is none: a line for the user.
-pub fn overview(place: &Place) -> Result<Overview, String> {
-    match place.ask_whole(OVERVIEW, MOST_REPORT)? {
+pub fn overview(pen: &Pen) -> Result<Overview, String> {
+    match pen.ask_whole(OVERVIEW)? {
         (Outcome::Done, reply) => {
             Overview::read(&reply).ok_or_else(|| "this pen has no overview".to_owned())
         }
@@ -43,13 +37,13 @@ pub fn overview(place: &Place) -> Result<Overview, String> {
 }
 
 /// Sends reports until nobody takes them, and asks what the user wants to know in between.
-pub fn run(place: &Place, wanted: &Receiver<Asked>, to: &SyncSender<Input>) {
+pub fn run(pen: &Pen, wanted: &Receiver<Asked>, to: &SyncSender<Input>) {
     let mut events = EventsCommand::Unknown;
     let mut next = Instant::now();
     loop {
         match wanted.recv_timeout(next.saturating_duration_since(Instant::now())) {
             Ok(asked) => {
-                let reply = place.ask_whole(asked.line.as_bytes(), MOST_ANSWER);
+                let reply = pen.ask_whole(asked.line.as_bytes());
                 let reply = reply.map(|(outcome, reply)| {
                     (outcome, String::from_utf8_lossy(&reply).into_owned())
                 });
@@ -61,7 +55,7 @@ pub fn run(place: &Place, wanted: &Receiver<Asked>, to: &SyncSender<Input>) {
             }
             Err(RecvTimeoutError::Timeout) => {
                 next = Instant::now() + PERIOD;
-                let report = overview(place);
+                let report = overview(pen);
                 let has_events = report.as_ref().is_ok_and(|report| !report.events.is_empty());
                 let answers = report.is_ok();
                 if !answers {
@@ -72,7 +66,7 @@ pub fn run(place: &Place, wanted: &Receiver<Asked>, to: &SyncSender<Input>) {
                     return;
                 }
                 if answers && !has_events && events == EventsCommand::Unknown {
-                    match place.ask_whole(EVENTS, MOST_REPORT) {
+                    match pen.ask_whole(EVENTS) {
                         Ok((Outcome::Done, reply)) => {
                             let list = Event::read_all(&reply).unwrap_or_default();
                             if to.send(Input::Events(list)).is_err() {

@@ -45,7 +45,7 @@ fn program(model: &Model, look: Look) -> Vec<Span<'static>> {
     let version = overview.version.as_deref().unwrap_or("of an unknown version");
     let mut spans = vec![
         Span::styled(format!("pen {version}"), look.strong()),
-        Span::raw(format!("  {}", model.place)),
+        Span::raw(format!("  {}", model.address)),
     ];
     if let Some(listen) = &overview.listen {
         spans.push(Span::styled("  listens on ", look.faint()));

@@ -29,7 +29,7 @@ pub fn draw(frame: &mut Frame<'_>, model: &Model, text: &Text, first: usize, loo
     let height: usize = lines.iter().map(|line| line.width().div_ceil(widest).max(1)).sum();
     let width = u16::try_from(widest + 4).unwrap_or(u16::MAX).min(area.width);
     let height = u16::try_from(height + 2).unwrap_or(u16::MAX).min(area.height);
-    let place = Rect {
+    let window = Rect {
         x: area.x + (area.width - width) / 2,
         y: area.y + (area.height - height) / 2,
         width,
@@ -44,8 +44,8 @@ pub fn draw(frame: &mut Frame<'_>, model: &Model, text: &Text, first: usize, loo
     }
     let first = u16::try_from(first).unwrap_or(u16::MAX);
     let text = Paragraph::new(lines).wrap(Wrap { trim: false }).scroll((first, 0)).block(block);
-    frame.render_widget(Clear, place);
-    frame.render_widget(text, place);
+    frame.render_widget(Clear, window);
+    frame.render_widget(text, window);
 }
 
 const ASCII_BORDER: ratatui::symbols::border::Set<'static> = ratatui::symbols::border::Set {

@@ -251,7 +251,7 @@ fn no_text_of_pen_reaches_the_terminal_unchecked() {
     value["events"][0]["text"] = sly.into();
     value["reload"] = json!({ "result": "failure", "text": sly });
     model.report(read(&value), now);
-    model.place = crate::text::shown(sly);
+    model.address = crate::text::shown(sly);
     for keys in ["", "?", "\n", "b"] {
         typed(&mut model, keys, now);
         let buffer = frame(&mut model, (120, 30), COLOURS);

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{line, press, read, report, shown, typed, view};
 use crate::overview::Slot;
-use crate::top::model::{AnswerPlace, Asked, Effect, Mode, Model};
+use crate::top::model::{AnswerView, Asked, Effect, Mode, Model};
 
 #[test]
 fn servers_are_ordered_and_found_and_the_selection_stays_with_its_server() {
@@ -75,7 +75,7 @@ fn a_change_is_asked_about_once_more() {
     assert!(text(&mut model).contains(asked), "{}", text(&mut model));
     assert_eq!(typed(&mut model, "n", now), Effect::None);
     assert!(text(&mut model).contains("nothing changed"));
-    let asked = Asked { line: "server 1 blacklist 60".into(), answer: AnswerPlace::Message };
+    let asked = Asked { line: "server 1 blacklist 60".into(), answer: AnswerView::Message };
     assert_eq!(typed(&mut model, "b\ny", now), Effect::Ask(asked.clone()), "60 unless told");
     model.answer(&asked, Ok((Outcome::Done, String::new())), now);
     assert!(text(&mut model).contains("done: server 1 blacklist 60"));
@@ -84,9 +84,9 @@ fn a_change_is_asked_about_once_more() {
     // One that is out is brought back.
     typed(&mut model, "jjb\n", now);
     assert!(text(&mut model).contains("bring server 3 (www3"), "{}", text(&mut model));
-    let back = Asked { line: "server 3 blacklist 0".into(), answer: AnswerPlace::Message };
+    let back = Asked { line: "server 3 blacklist 0".into(), answer: AnswerView::Message };
     assert_eq!(typed(&mut model, "y", now), Effect::Ask(back));
-    let weight = Asked { line: "server 3 weight 7".into(), answer: AnswerPlace::Message };
+    let weight = Asked { line: "server 3 weight 7".into(), answer: AnswerView::Message };
     assert_eq!(typed(&mut model, "w7\ny", now), Effect::Ask(weight));
     assert_eq!(typed(&mut model, "w99999999999999999999999\n", now), Effect::None);
     assert!(text(&mut model).contains("is too large"));
@@ -113,7 +113,7 @@ fn keys_drain_a_server_take_it_into_maintenance_and_make_it_ready() {
         assert_eq!(press(&mut model, KeyCode::Enter, now), Effect::None, "no is the default");
         assert!(text(&mut model).contains("nothing changed"));
         typed(&mut model, &keys[keys.len() - 1..], now);
-        let asked = Asked { line: command.into(), answer: AnswerPlace::Message };
+        let asked = Asked { line: command.into(), answer: AnswerView::Message };
         assert_eq!(typed(&mut model, "y", now), Effect::Ask(asked.clone()));
         let refusal = "server: not carried out: read-only";
         model.answer(&asked, Ok((Outcome::Refused, refusal.into())), now);
@@ -129,7 +129,7 @@ fn keys_drain_a_server_take_it_into_maintenance_and_make_it_ready() {
     let mut value = report(4);
     value["servers"][2]["mode"] = "drain".into();
     model.report(read(&value), now);
-    let asked = Asked { line: "server 2 state ready".into(), answer: AnswerPlace::Message };
+    let asked = Asked { line: "server 2 state ready".into(), answer: AnswerView::Message };
     assert_eq!(typed(&mut model, "uy", now), Effect::Ask(asked));
     // A pen that reports no state is asked.
     value["servers"][2]["mode"] = Value::Null;
@@ -169,7 +169,7 @@ fn a_client_is_explained() {
     let (mut model, now) = view();
     typed(&mut model, "e192.0.2.g\n", now);
     assert!(shown(&mut model, (80, 24)).contains("192.0.2. is no IP address"));
-    let asked = Asked { line: "explain 2001:db8::1".into(), answer: AnswerPlace::Text };
+    let asked = Asked { line: "explain 2001:db8::1".into(), answer: AnswerView::Text };
     assert_eq!(typed(&mut model, "e2001:db8::1\n", now), Effect::Ask(asked.clone()));
     let answer = (0..100).map(|number| format!("reason {number}\n")).collect::<String>();
     model.answer(&asked, Ok((Outcome::Done, answer)), now);

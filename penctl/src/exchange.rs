@@ -14,30 +14,30 @@ use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
 use crate::text;
 
 /// Longest command in bytes that the control port accepts.
-pub const LONGEST: usize = pen_config::command::MAX_LINE;
+pub const LONGEST_COMMAND: usize = pen_config::command::MAX_LINE;
 
 /// The error for a longer command.
 pub const OVERLONG: &str = "Overlong argument list";
 
 /// The longest time without any progress; none until the user or the command gives one.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Patience(Option<Duration>);
+pub struct Timeout(Option<Duration>);
 
-/// The patience if neither user nor command gives one.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The timeout if neither user nor command gives one.
+const USUAL_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The patience with `upgrade`, which is answered when the new program serves clients.
-const UPGRADE_PATIENCE: Duration = Duration::from_secs(60);
+/// The timeout with `upgrade`, which is answered when the new program serves clients.
+const UPGRADE_TIMEOUT: Duration = Duration::from_secs(60);
 
-impl Patience {
-    /// This patience.
-    pub fn of(duration: Duration) -> Patience {
-        Patience(Some(duration))
+impl Timeout {
+    /// This timeout.
+    pub fn of(duration: Duration) -> Timeout {
+        Timeout(Some(duration))
     }
 
-    /// This patience, or the other if none is given.
-    pub fn or(self, other: Patience) -> Patience {
-        Patience(self.0.or(other.0))
+    /// This timeout, or the other if none is given.
+    pub fn or(self, other: Timeout) -> Timeout {
+        Timeout(self.0.or(other.0))
     }
 
     fn with(self, command: &[u8]) -> Duration {
@@ -49,12 +49,12 @@ impl Patience {
 fn usual(command: &[u8]) -> Duration {
     let line = String::from_utf8_lossy(command);
     match parse(&line) {
-        Ok(Some(Command::Action(Action::Upgrade))) => UPGRADE_PATIENCE,
+        Ok(Some(Command::Action(Action::Upgrade))) => UPGRADE_TIMEOUT,
         Ok(Some(Command::Action(Action::Drain { wait, .. }))) => {
-            PATIENCE + Duration::from_secs(wait.into())
+            USUAL_TIMEOUT + Duration::from_secs(wait.into())
         }
         // What this release cannot read may be a command of a later one.
-        Ok(Some(_) | None) | Err(_) => PATIENCE,
+        Ok(Some(_) | None) | Err(_) => USUAL_TIMEOUT,
     }
 }
 
@@ -72,10 +72,10 @@ type OutcomeTaker<'t> = &'t mut dyn FnMut(Outcome) -> Result<(), String>;
 pub fn ask(
     sockets: &[SockAddr],
     command: &[u8],
-    patience: Patience,
+    timeout: Timeout,
     take: Taker<'_>,
 ) -> Result<Outcome, String> {
-    ask_patiently(sockets, command, patience.with(command), Pauses::Limited, &mut |_| Ok(()), take)
+    ask_within(sockets, command, timeout.with(command), Pauses::Limited, &mut |_| Ok(()), take)
 }
 
 /// The same for a command whose reply goes on until pen ends it: `begun` learns that pen accepts
@@ -86,7 +86,7 @@ pub fn ask(
 pub fn follow(
     sockets: &[SockAddr],
     command: &[u8],
-    patience: Patience,
+    timeout: Timeout,
     begun: &mut dyn FnMut() -> Result<(), String>,
     take: Taker<'_>,
 ) -> Result<Outcome, String> {
@@ -95,8 +95,8 @@ pub fn follow(
         Outcome::Done => begin.take().map_or(Ok(()), |begun| begun()),
         Outcome::Refused => Ok(()),
     };
-    let patience = patience.with(command);
-    ask_patiently(sockets, command, patience, Pauses::Unlimited, &mut on_outcome, take)
+    let timeout = timeout.with(command);
+    ask_within(sockets, command, timeout, Pauses::Unlimited, &mut on_outcome, take)
 }
 
 /// Whether the pauses in a reply have a limit. Its beginning always has one.
@@ -106,20 +106,20 @@ enum Pauses {
     Unlimited,
 }
 
-fn ask_patiently(
+fn ask_within(
     sockets: &[SockAddr],
     command: &[u8],
-    patience: Duration,
+    timeout: Duration,
     pauses: Pauses,
     on_outcome: OutcomeTaker<'_>,
     take: Taker<'_>,
 ) -> Result<Outcome, String> {
-    if command.len() > LONGEST {
+    if command.len() > LONGEST_COMMAND {
         return Err(OVERLONG.to_owned());
     }
     let mut head = Head::Unread(Vec::new());
     let asked = [Outcome::ASKED.as_bytes(), command, b"\n"].concat();
-    let peer = exchange(sockets, &asked, patience, pauses, &mut |piece| {
+    let peer = exchange(sockets, &asked, timeout, pauses, &mut |piece| {
         head.take(piece, on_outcome, take)
     })?;
     match head {
@@ -131,7 +131,7 @@ fn ask_patiently(
         Head::Unknown => {
             let plain = [command, b"\n"].concat();
             let mut take = |piece: &[u8]| take(piece).map(|()| Flow::On);
-            exchange(sockets, &plain, patience, pauses, &mut take).map(|_| Outcome::Done)
+            exchange(sockets, &plain, timeout, pauses, &mut take).map(|_| Outcome::Done)
         }
     }
 }
@@ -179,17 +179,17 @@ impl Head {
 }
 
 /// Sends a line and passes on the reply piece by piece; returns the address that replied. Gives up
-/// after `patience` without any progress.
+/// after `timeout` without any progress.
 fn exchange(
     sockets: &[SockAddr],
     line: &[u8],
-    patience: Duration,
+    timeout: Duration,
     pauses: Pauses,
     take: &mut dyn FnMut(&[u8]) -> Result<Flow, String>,
 ) -> Result<String, String> {
-    let (socket, peer) = connect(sockets, patience)?;
+    let (socket, peer) = connect(sockets, timeout)?;
     let mut is_new = true;
-    let failed = |error: io::Error| format!("no reply from {peer}: {}", told(&error, patience));
+    let failed = |error: io::Error| format!("no reply from {peer}: {}", told(&error, timeout));
     // If the other end has already closed, reading reports it, possibly after a reply.
     if let Err(error) = (&socket).write_all(line)
         && !matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
@@ -217,29 +217,30 @@ fn exchange(
 }
 
 /// Connects to the first address that accepts, and returns it.
-fn connect(addresses: &[SockAddr], patience: Duration) -> Result<(Socket, String), String> {
+fn connect(addresses: &[SockAddr], timeout: Duration) -> Result<(Socket, String), String> {
     let mut last = "no address".to_owned();
     for address in addresses {
-        match connect_to(address, patience) {
+        match connect_to(address, timeout) {
             Ok(socket) => return Ok((socket, shown(address))),
-            Err(error) => last = format!("{}: {}", shown(address), told(&error, patience)),
+            Err(error) => last = format!("{}: {}", shown(address), told(&error, timeout)),
         }
     }
     Err(format!("error connecting to server: {last}"))
 }
 
-fn connect_to(address: &SockAddr, patience: Duration) -> io::Result<Socket> {
+fn connect_to(address: &SockAddr, timeout: Duration) -> io::Result<Socket> {
     let socket = Socket::new(Domain::from(i32::from(address.family())), Type::STREAM, None)?;
     // On Linux the send timeout also bounds connect(2), even for Unix sockets (socket(7)).
-    socket.set_write_timeout(Some(patience))?;
-    socket.set_read_timeout(Some(patience))?;
+    socket.set_write_timeout(Some(timeout))?;
+    socket.set_read_timeout(Some(timeout))?;
     socket.connect(address)?;
     Ok(socket)
 }
 
 /// From now on, a silent peer is waited for as long as its machine answers.
 fn wait_on(socket: &Socket) -> io::Result<()> {
-    let probes = TcpKeepalive::new().with_time(PATIENCE).with_interval(Duration::from_secs(10));
+    let probes =
+        TcpKeepalive::new().with_time(USUAL_TIMEOUT).with_interval(Duration::from_secs(10));
     match socket.domain()? {
         Domain::UNIX => {}
         _ => socket.set_tcp_keepalive(&probes.with_retries(3))?,
@@ -258,16 +259,16 @@ fn shown(address: &SockAddr) -> String {
 /// An error in plain words: a timeout is called a timeout, and the text has no "(os error 13)" of
 /// Rust.
 pub fn plain(error: &io::Error) -> String {
-    told(error, PATIENCE)
+    told(error, USUAL_TIMEOUT)
 }
 
-/// As [`plain`]; a timeout is that of `patience`.
-fn told(error: &io::Error, patience: Duration) -> String {
+/// As [`plain`]; a timeout is that of `timeout`.
+fn told(error: &io::Error, timeout: Duration) -> String {
     const IN_PROGRESS: i32 = 115;
     if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
         || error.raw_os_error() == Some(IN_PROGRESS)
     {
-        let seconds = patience.as_secs();
+        let seconds = timeout.as_secs();
         let unit = if seconds == 1 { "second" } else { "seconds" };
         return format!("gave up after {seconds} {unit} without progress");
     }
@@ -319,9 +320,9 @@ mod tests {
 
     #[test]
     fn silence_is_given_up_at_every_step() {
-        let patience = Duration::from_millis(50);
+        let timeout = Duration::from_millis(50);
         let ask = |address: SockAddr, line: &[u8]| {
-            exchange(&[address], line, patience, Pauses::Limited, &mut |_| Ok(Flow::On))
+            exchange(&[address], line, timeout, Pauses::Limited, &mut |_| Ok(Flow::On))
         };
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
         let peer = silent.local_addr().unwrap();
@@ -333,7 +334,7 @@ mod tests {
         let listener = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
         listener.bind(&name).unwrap();
         listener.listen(0).unwrap();
-        let _waiting = connect_to(&name, patience).unwrap();
+        let _waiting = connect_to(&name, timeout).unwrap();
         let why = ask(name, b"mode\n").unwrap_err();
         assert!(
             why.starts_with("error connecting to server: ") && why.ends_with("without progress"),

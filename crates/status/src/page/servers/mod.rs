@@ -1,6 +1,6 @@
 //! The table of servers. With script, its columns sort and its rows are filtered.
 
-use std::fmt::{self, Display};
+mod state;
 
 use crate::histogram::CONNECT;
 use crate::page::chart;
@@ -9,8 +9,7 @@ use crate::page::health::Tally;
 use crate::page::html::Html;
 use crate::page::icon;
 use crate::page::rates::Rates;
-use crate::words::duration;
-use crate::{CheckState, CheckStatus, ReasonCount, ServerState, ServerStatus, Status};
+use crate::{ReasonCount, ServerState, ServerStatus, Status};
 
 /// The line of a server has so many points.
 const POINTS: usize = 30;
@@ -74,48 +73,23 @@ fn states(html: &mut Html, tally: Tally) {
             (ServerState::Up, tally.up),
         ];
         for (state, count) in counts.into_iter().filter(|(_, count)| *count > 0) {
-            html.element("li", &[("class", &tone(state)), ("data-state", &state.name())], |html| {
-                icon::use_icon(html, icon::of_state(state));
-                html.text(format_args!("{} {}", Count(count), words(state)));
-            });
+            html.element(
+                "li",
+                &[("class", &state::tone(state)), ("data-state", &state.name())],
+                |html| {
+                    icon::use_icon(html, icon::of_state(state));
+                    html.text(format_args!("{} {}", Count(count), state::words(state)));
+                },
+            );
         }
     });
-}
-
-/// The class that gives a state its colours. The word and the icon say what it is.
-fn tone(state: ServerState) -> &'static str {
-    match state {
-        ServerState::Down => ServerState::Failed.name(),
-        ServerState::Drain | ServerState::Maint => ServerState::Out.name(),
-        ServerState::Vacant
-        | ServerState::Up
-        | ServerState::Full
-        | ServerState::Pending
-        | ServerState::Out
-        | ServerState::Failed => state.name(),
-    }
-}
-
-/// A state in one or two words.
-fn words(state: ServerState) -> &'static str {
-    match state {
-        ServerState::Vacant => "no address",
-        ServerState::Up => "up",
-        ServerState::Full => "full",
-        ServerState::Pending => "passed over",
-        ServerState::Out => "taken out",
-        ServerState::Failed => "failed",
-        ServerState::Down => "down",
-        ServerState::Drain => "draining",
-        ServerState::Maint => "maintenance",
-    }
 }
 
 fn rows(html: &mut Html, status: &Status, clock: Clock) {
     let mut servers: Vec<&ServerStatus> =
         status.servers.iter().filter(|server| server.state != ServerState::Vacant).collect();
     if servers.len() > IN_ORDER {
-        servers.sort_by_key(|server| urgency(server.state));
+        servers.sort_by_key(|server| state::urgency(server.state));
     }
     let scale = Scale::new(&servers);
     html.element("tbody", &[], |html| {
@@ -133,20 +107,6 @@ fn rows(html: &mut Html, status: &Status, clock: Clock) {
                 row(html, server, title, &scale, clock);
             }
         });
-    }
-}
-
-fn urgency(state: ServerState) -> u8 {
-    match state {
-        ServerState::Failed => 0,
-        ServerState::Down => 1,
-        ServerState::Out => 2,
-        ServerState::Maint => 3,
-        ServerState::Drain => 4,
-        ServerState::Full => 5,
-        ServerState::Pending => 6,
-        ServerState::Up => 7,
-        ServerState::Vacant => 8,
     }
 }
 
@@ -187,10 +147,10 @@ fn row(html: &mut Html, server: &ServerStatus, title: Title, scale: &Scale, cloc
         Title::Abuse => "abuse".into(),
     };
     let state = server.state.name();
-    let tone = tone(server.state);
+    let tone = state::tone(server.state);
     html.element("tr", &[("id", &id), ("class", &tone), ("data-state", &state)], |html| {
         name(html, server, title);
-        state_cell(html, server, clock);
+        state::cell(html, server, clock);
         connections(html, server);
         rate(html, server, scale);
         of_new(html, server, title, scale);
@@ -223,56 +183,6 @@ fn name(html: &mut Html, server: &ServerStatus, title: Title) {
             html.words("small", "", more.join(" · "));
         }
     });
-}
-
-fn state_cell(html: &mut Html, server: &ServerStatus, clock: Clock) {
-    let state = server.state;
-    html.element("td", &[("class", &"state"), ("data-v", &urgency(state))], |html| {
-        icon::use_icon(html, icon::of_state(state));
-        html.words("b", "", words(state));
-        if let Some(more) = more_about(server) {
-            html.words("small", "", more);
-        }
-        if let Some(check) = &server.check {
-            html.words("small", "", Checked { check, clock });
-        }
-    });
-}
-
-/// The text of a state without the word that is already there. `None`: nothing is left, or the
-/// check says it.
-fn more_about(server: &ServerStatus) -> Option<&str> {
-    let text = server.state_text.trim();
-    match (server.state, &server.check) {
-        (ServerState::Down, Some(_)) => None,
-        (ServerState::Maint, _) => text.strip_prefix("in maintenance"),
-        (state, _) => Some(text.strip_prefix(words(state)).unwrap_or(text)),
-    }
-    .map(|text| text.trim_start_matches([',', ' ']))
-    .filter(|text| !text.is_empty())
-}
-
-/// What the check of a server says, and since when: `http up 2.3 ms for 25 h`.
-struct Checked<'a> {
-    check: &'a CheckStatus,
-    clock: Clock,
-}
-
-impl Display for Checked<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let CheckStatus { kind, state, since, duration_us, reason, .. } = self.check;
-        // The largest unit is enough, and has room.
-        let time = duration(self.clock.since(*since)).replace(' ', "\u{a0}");
-        match (state, duration_us, reason) {
-            (CheckState::Unknown, _, _) => write!(f, "{kind} unknown for {time}"),
-            (CheckState::Up, Some(micros), _) => {
-                write!(f, "{kind} up {} for {time}", Micros((*micros).into()))
-            }
-            (CheckState::Up, None, _) => write!(f, "{kind} up for {time}"),
-            (CheckState::Down, _, Some(reason)) => write!(f, "{kind} down for {time}: {reason}"),
-            (CheckState::Down, _, None) => write!(f, "{kind} down for {time}"),
-        }
-    }
 }
 
 fn connections(html: &mut Html, server: &ServerStatus) {

@@ -11,20 +11,24 @@ use std::thread;
 use pen_ipc::message::Outcome;
 
 use crate::address::ControlAddress;
+use crate::exchange::{self, Taker, Timeout};
 use crate::print;
-use crate::talk::{self, Patience, Taker};
 use crate::text::shown;
+
+/// Longest reply in bytes that is kept as a whole: far more than 32767 servers with the longest
+/// names need.
+const LONGEST_REPLY: usize = 64 << 20;
 
 /// A pen, and how long to wait for it.
 #[derive(Clone, Debug)]
-pub struct Place {
+pub struct Pen {
     /// The address, for programs.
     pub name: String,
     address: ControlAddress,
-    patience: Patience,
+    timeout: Timeout,
 }
 
-impl Place {
+impl Pen {
     /// The address for people. The name of a socket that a pattern found is a stranger's choice.
     pub fn shown(&self) -> String {
         shown(&self.name)
@@ -35,19 +39,19 @@ impl Place {
     /// # Errors
     /// There is no reply: a line for the user.
     pub fn ask(&self, command: &[u8], take: Taker<'_>) -> Result<Outcome, String> {
-        talk::ask(&self.address.sockets()?, command, self.patience, take)
+        exchange::ask(&self.address.sockets()?, command, self.timeout, take)
     }
 
-    /// Sends one command and returns the reply, if it is at most `most` bytes long.
+    /// Sends one command and returns the reply, if it has a usual length.
     ///
     /// # Errors
     /// There is no reply, or it is longer: a line for the user.
-    pub fn ask_whole(&self, command: &[u8], most: usize) -> Result<(Outcome, Vec<u8>), String> {
+    pub fn ask_whole(&self, command: &[u8]) -> Result<(Outcome, Vec<u8>), String> {
         let mut reply = Vec::new();
         let outcome = self.ask(command, &mut |piece| {
             reply.extend_from_slice(piece);
-            match reply.len() > most {
-                true => Err(format!("the reply is longer than {most} bytes")),
+            match reply.len() > LONGEST_REPLY {
+                true => Err(format!("the reply is longer than {LONGEST_REPLY} bytes")),
                 false => Ok(()),
             }
         })?;
@@ -64,12 +68,12 @@ impl Place {
         begun: &mut dyn FnMut() -> Result<(), String>,
         take: Taker<'_>,
     ) -> Result<Outcome, String> {
-        talk::follow(&self.address.sockets()?, command, self.patience, begun, take)
+        exchange::follow(&self.address.sockets()?, command, self.timeout, begun, take)
     }
 
-    /// The same pen, with this patience unless the user gave one.
-    pub fn with_patience(&self, patience: Patience) -> Place {
-        Place { patience: self.patience.or(patience), ..self.clone() }
+    /// The same pen, with this timeout unless the user gave one.
+    pub fn with_timeout(&self, timeout: Timeout) -> Pen {
+        Pen { timeout: self.timeout.or(timeout), ..self.clone() }
     }
 }
 
@@ -77,11 +81,11 @@ impl Place {
 ///
 /// # Errors
 /// One is no address, or a pattern has no socket: a line for the user.
-pub fn find(operands: &[impl AsRef<OsStr>], patience: Patience) -> Result<Vec<Place>, String> {
-    let mut places = Vec::new();
+pub fn find(operands: &[impl AsRef<OsStr>], timeout: Timeout) -> Result<Vec<Pen>, String> {
+    let mut pens = Vec::new();
     let mut add = |text: &OsStr| -> Result<(), String> {
         let address = ControlAddress::read(text)?;
-        places.push(Place { name: text.to_string_lossy().into_owned(), address, patience });
+        pens.push(Pen { name: text.to_string_lossy().into_owned(), address, timeout });
         Ok(())
     };
     for operand in operands.iter().map(AsRef::as_ref) {
@@ -93,7 +97,7 @@ pub fn find(operands: &[impl AsRef<OsStr>], patience: Patience) -> Result<Vec<Pl
             }
         }
     }
-    Ok(places)
+    Ok(pens)
 }
 
 /// The operand as a pattern of paths. A file whose name looks like a pattern is none.
@@ -113,7 +117,7 @@ fn sockets(pattern: &str) -> Result<Vec<std::path::PathBuf>, String> {
     for path in paths {
         let path = path.map_err(|error| {
             let path = shown(&error.path().to_string_lossy());
-            format!("{path}: {}", talk::plain(error.error()))
+            format!("{path}: {}", exchange::plain(error.error()))
         })?;
         if fs::metadata(&path).is_ok_and(|file| file.file_type().is_socket()) {
             found.push(path);
@@ -132,18 +136,18 @@ fn sockets(pattern: &str) -> Result<Vec<std::path::PathBuf>, String> {
 /// One of them gave no reply. With one pen, the line for the user; with several, the lines were
 /// printed, and a line says how many there are.
 pub fn each(
-    places: &[Place],
-    mut act: impl FnMut(&Place) -> Result<Outcome, String>,
+    pens: &[Pen],
+    mut act: impl FnMut(&Pen) -> Result<Outcome, String>,
 ) -> Result<Outcome, String> {
-    if let [place] = places {
-        return act(place);
+    if let [pen] = pens {
+        return act(pen);
     }
     let mut sum = Sum::default();
-    for (index, place) in places.iter().enumerate() {
-        heading(index, place)?;
-        sum.add(place, act(place));
+    for (index, pen) in pens.iter().enumerate() {
+        heading(index, pen)?;
+        sum.add(pen, act(pen));
     }
-    sum.result(places)
+    sum.result(pens)
 }
 
 /// Sends a command that waits to several pens at once, and prints their replies in the order of
@@ -151,30 +155,30 @@ pub fn each(
 ///
 /// # Errors
 /// As [`each`].
-pub fn all_at_once(places: &[Place], command: &[u8], most: usize) -> Result<Outcome, String> {
+pub fn all_at_once(pens: &[Pen], command: &[u8]) -> Result<Outcome, String> {
     thread::scope(|scope| {
-        let ask = |place| {
+        let ask = |pen| {
             let asker = thread::Builder::new();
-            asker.spawn_scoped(scope, move || Place::ask_whole(place, command, most))
+            asker.spawn_scoped(scope, move || Pen::ask_whole(pen, command))
         };
-        let asked: Vec<_> = places.iter().map(ask).collect();
+        let asked: Vec<_> = pens.iter().map(ask).collect();
         let mut sum = Sum::default();
-        for (index, (place, asker)) in places.iter().zip(asked).enumerate() {
-            heading(index, place)?;
+        for (index, (pen, asker)) in pens.iter().zip(asked).enumerate() {
+            heading(index, pen)?;
             let reply = match asker {
                 Ok(asker) => asker.join().unwrap_or_else(|_| Err("no reply".to_owned())),
-                Err(error) => Err(talk::plain(&error)),
+                Err(error) => Err(exchange::plain(&error)),
             };
             let printed = reply.and_then(|(outcome, reply)| print(&reply).map(|()| outcome));
-            sum.add(place, printed);
+            sum.add(pen, printed);
         }
-        sum.result(places)
+        sum.result(pens)
     })
 }
 
-fn heading(index: usize, place: &Place) -> Result<(), String> {
+fn heading(index: usize, pen: &Pen) -> Result<(), String> {
     let gap = if index == 0 { "" } else { "\n" };
-    print(format!("{gap}==> {} <==\n", place.shown()).as_bytes())
+    print(format!("{gap}==> {} <==\n", pen.shown()).as_bytes())
 }
 
 /// What several pens replied together.
@@ -191,29 +195,29 @@ impl Default for Sum {
 
 impl Sum {
     /// Adds what one replied. An error is printed.
-    fn add(&mut self, place: &Place, outcome: Result<Outcome, String>) {
+    fn add(&mut self, pen: &Pen, outcome: Result<Outcome, String>) {
         match outcome {
             Ok(Outcome::Done) => {}
             Ok(Outcome::Refused) => self.outcome = Outcome::Refused,
             Err(error) => {
                 self.silent += 1;
-                complain(place, &error);
+                complain(pen, &error);
             }
         }
     }
 
-    fn result(self, places: &[Place]) -> Result<Outcome, String> {
+    fn result(self, pens: &[Pen]) -> Result<Outcome, String> {
         match self.silent {
             0 => Ok(self.outcome),
-            _ => Err(format!("{} of {} gave no reply", self.silent, places.len())),
+            _ => Err(format!("{} of {} gave no reply", self.silent, pens.len())),
         }
     }
 }
 
 /// Prints an error of one of several pens.
-pub fn complain(place: &Place, error: &str) {
+pub fn complain(pen: &Pen, error: &str) {
     // If standard error is closed or full, the error cannot be shown anywhere.
-    let _ = io::Write::write_fmt(&mut io::stderr(), format_args!("{}: {error}\n", place.shown()));
+    let _ = io::Write::write_fmt(&mut io::stderr(), format_args!("{}: {error}\n", pen.shown()));
 }
 
 #[cfg(test)]
@@ -224,16 +228,16 @@ mod tests {
 
     #[test]
     fn a_pattern_finds_sockets_and_nothing_else() {
-        let folder = std::env::temp_dir().join(format!("penctl-places-{}", std::process::id()));
+        let folder = std::env::temp_dir().join(format!("penctl-pens-{}", std::process::id()));
         fs::create_dir(&folder).unwrap();
         let path = |name: &str| folder.join(name);
         let _listeners =
             ["b.ctl", "a.ctl", "odd[1].ctl"].map(|name| UnixListener::bind(path(name)).unwrap());
         fs::write(path("c.ctl"), "").unwrap();
         let found = |name: &str| -> Result<Vec<String>, String> {
-            let places = find(&[path(name)], Patience::default())?;
-            let name = |place: &Place| place.name.rsplit('/').next().unwrap().to_owned();
-            Ok(places.iter().map(name).collect())
+            let pens = find(&[path(name)], Timeout::default())?;
+            let name = |pen: &Pen| pen.name.rsplit('/').next().unwrap().to_owned();
+            Ok(pens.iter().map(name).collect())
         };
         assert_eq!(found("?.ctl").unwrap(), ["a.ctl", "b.ctl"]);
         assert_eq!(found("odd[1].ctl").unwrap(), ["odd[1].ctl"], "a file, not a pattern");
