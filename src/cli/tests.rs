@@ -125,6 +125,7 @@ fn every_option_has_its_effect() {
         weight: true,
         prio: true,
         stubborn: true,
+        ..Selection::default()
     };
     assert_eq!(settings.selection, all);
     assert_eq!(settings.emergency.as_ref().unwrap().address.to_string(), "10.0.0.1:1");

@@ -11,6 +11,7 @@ mod http;
 mod metrics;
 mod names;
 mod page;
+mod placement;
 mod process;
 mod relay;
 mod reports;

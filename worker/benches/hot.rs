@@ -2,7 +2,8 @@
 //! (`-H`). Run `cargo bench -p pen-worker`. The benchmarks of the shared table are in
 //! `crates/table/benches`.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
@@ -19,6 +20,7 @@ use pen_worker::measured::connection_log::line::{Open, Record};
 use pen_worker::measured::connection_log::{Dates, line};
 use pen_worker::measured::log_writer::LogWriter;
 use pen_worker::measured::request_log;
+use pen_worker::measured::select::choices::Choices;
 use pen_worker::measured::select::{Candidate, Placement};
 use pen_worker::measured::upstream::Upstreams;
 use pen_worker::measured::upstream::servers::Servers;
@@ -36,13 +38,13 @@ fn client() -> ClientKey {
 
 fn first(
     settings: &Settings,
-    worker_table: &WorkerTable<'_>,
-    upstreams: &Upstreams,
+    (worker_table, upstreams, choices): (&WorkerTable<'_>, &Upstreams, &RefCell<Choices>),
     recorded: Option<Target>,
 ) -> Option<Target> {
     let farm = Servers {
         worker_table,
         upstreams,
+        choices,
         pending_max: 100,
         now: 1,
         examined: Cell::new(0),
@@ -53,6 +55,7 @@ fn first(
     placement.next(settings, &farm).map(|trial| trial.target)
 }
 
+/// The choice of a server, and its count.
 fn selection(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("first server");
     let modes = [
@@ -60,6 +63,9 @@ fn selection(criterion: &mut Criterion) {
         ("round robin", Selection { roundrobin: true, ..Selection::default() }, None),
         ("hash", Selection { hash: true, ..Selection::default() }, None),
         ("weight", Selection { weight: true, ..Selection::default() }, None),
+        ("prio", Selection { prio: true, ..Selection::default() }, None),
+        ("leastconn", Selection { leastconn: true, ..Selection::default() }, None),
+        ("p2c", Selection { p2c: true, ..Selection::default() }, None),
     ];
     for servers in [2, 16, 200, 1000] {
         let shape = Shape { clients: 64, servers: servers + 2, rows: 4, connections: 64 };
@@ -69,7 +75,23 @@ fn selection(criterion: &mut Criterion) {
         for (name, selection, recorded) in modes {
             let settings = settings(servers, selection);
             group.bench_function(BenchmarkId::new(name, servers), |bencher| {
-                bencher.iter(|| first(&settings, &worker_table, &upstreams, black_box(recorded)));
+                let choices = RefCell::new(Choices::new(&settings, 0));
+                let mut open = VecDeque::new();
+                bencher.iter(|| {
+                    let farm = (&worker_table, &upstreams, &choices);
+                    let target = first(&settings, farm, black_box(recorded)).expect("a server");
+                    let row = target.row(servers);
+                    // It is counted, and its connection ends when ten more per server have come.
+                    assert!(worker_table.reserve(row, None));
+                    choices.borrow_mut().note(row);
+                    open.push_back(row);
+                    if open.len() > 10 * servers as usize
+                        && let Some(ended) = open.pop_front()
+                    {
+                        worker_table.release(ended);
+                        choices.borrow_mut().note(ended);
+                    }
+                });
             });
         }
     }

@@ -232,7 +232,8 @@ pub struct Server {
     /// Most simultaneous connections of clients for which it is recorded; it matters only above
     /// `soft`.
     pub hard: u32,
-    /// Relative capacity; used only in weight mode, where a server of weight 0 gets no new clients.
+    /// Relative capacity; used only by some methods ([`Method::obeys_weights`]), where a server of
+    /// weight 0 gets no new clients.
     pub weight: u32,
     /// Rank, lowest first; used only in prio mode.
     pub prio: u32,
@@ -346,7 +347,7 @@ impl Server {
     }
 }
 
-/// The selection modes. They are independent; the selection algorithm defines their precedence.
+/// The selection modes. They are independent; [`Selection::method`] has their precedence.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Selection {
     /// No tracking: always round robin (`-r`).
@@ -359,8 +360,68 @@ pub struct Selection {
     pub weight: bool,
     /// The server with the lowest prio comes first.
     pub prio: bool,
+    /// The server with the fewest connections by weight comes first.
+    #[serde(default)]
+    pub leastconn: bool,
+    /// The less loaded of two servers that are drawn comes first.
+    #[serde(default)]
+    pub p2c: bool,
     /// No failover (`-s`).
     pub stubborn: bool,
+}
+
+/// How the server of a client without a recorded one is chosen. What each does stands in
+/// pen.conf(5).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Method {
+    /// The lowest prio.
+    Prio,
+    /// The smallest load by weight, as the original computes it.
+    Weight,
+    /// The fewest connections by weight.
+    Leastconn,
+    /// The less loaded of two.
+    P2c,
+    /// A hash of the client's address.
+    Hash,
+    /// One server after the other.
+    RoundRobin,
+}
+
+impl Selection {
+    /// Whether a client is sent back to its recorded server.
+    pub fn tracks(&self) -> bool {
+        !self.roundrobin && !self.hash_always
+    }
+
+    /// The method in force: of those that are switched on, the first in this order.
+    pub fn method(&self) -> Method {
+        use Method::{Hash, Leastconn, P2c, Prio, Weight};
+        let mut order = [Prio, Weight, Leastconn, P2c, Hash].into_iter();
+        order.find(|method| self.has(*method)).unwrap_or(Method::RoundRobin)
+    }
+
+    /// Whether a method is switched on. Round robin always is.
+    pub fn has(&self, method: Method) -> bool {
+        match method {
+            Method::Prio => self.prio,
+            Method::Weight => self.weight,
+            Method::Leastconn => self.leastconn,
+            Method::P2c => self.p2c,
+            Method::Hash => self.hash || self.hash_always,
+            Method::RoundRobin => true,
+        }
+    }
+}
+
+impl Method {
+    /// Whether a server of weight 0 gets no new clients.
+    pub fn obeys_weights(self) -> bool {
+        match self {
+            Method::Weight | Method::Leastconn | Method::P2c => true,
+            Method::Prio | Method::Hash | Method::RoundRobin => false,
+        }
+    }
 }
 
 /// The defaults of the manual page, without servers.
@@ -545,6 +606,10 @@ mod tests {
         let mut json = serde_json::to_value(&settings).unwrap();
         for field in LATER {
             assert!(json.as_object_mut().unwrap().remove(field).is_some(), "{field}");
+        }
+        for field in ["leastconn", "p2c"] {
+            let selection = json["selection"].as_object_mut().unwrap();
+            assert!(selection.remove(field).is_some(), "{field}");
         }
         for field in ["check", "mode", "epoch", "transport"] {
             let server = json["servers"][0].as_object_mut().unwrap();

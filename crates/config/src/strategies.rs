@@ -87,6 +87,8 @@ pub const SWITCHES: [Switch; 15] = [
     Switch::Hash,
     Switch::HashAlways,
     Switch::Keepalive,
+    Switch::Leastconn,
+    Switch::P2c,
     Switch::Prio,
     Switch::RequireClientCert,
     Switch::Roundrobin,
@@ -578,8 +580,9 @@ fn backup() -> impl Strategy<Value = Server> {
 }
 
 fn selection() -> impl Strategy<Value = Selection> {
-    any::<[bool; 6]>().prop_map(|[roundrobin, hash, hash_always, weight, prio, stubborn]| {
-        Selection { roundrobin, hash, hash_always, weight, prio, stubborn }
+    (any::<[bool; 6]>(), any::<[bool; 2]>()).prop_map(|(older, [leastconn, p2c])| {
+        let [roundrobin, hash, hash_always, weight, prio, stubborn] = older;
+        Selection { roundrobin, hash, hash_always, weight, prio, stubborn, leastconn, p2c }
     })
 }
 

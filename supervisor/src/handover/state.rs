@@ -45,8 +45,13 @@ pub(crate) const HOLD: &str = "hold";
 /// there.
 pub(crate) const SERVER_STATES: &str = "server_states";
 
+/// A method of choosing servers that the earlier release does not have: it would take turns, also
+/// with servers of weight 0, to which no new client should go.
+pub(crate) const PLACEMENT: &str = "placement";
+
 /// The features that this release has.
-pub(crate) const FEATURES: [&str; 5] = [CONNECTION_LOG, PAGE, CHECKS, HOLD, SERVER_STATES];
+pub(crate) const FEATURES: [&str; 6] =
+    [CONNECTION_LOG, PAGE, CHECKS, HOLD, SERVER_STATES, PLACEMENT];
 
 /// Everything that the next program needs to go on.
 #[derive(Debug, Serialize, Deserialize)]

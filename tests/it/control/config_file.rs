@@ -344,6 +344,8 @@ fn what_write_wrote_gives_the_same_settings_when_loaded() {
         "stubborn",
         "weight",
         "prio",
+        "leastconn",
+        "p2c",
         "tcp_fastclose both",
         "tcp_nodelay",
         "timeout 6",

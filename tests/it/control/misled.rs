@@ -65,6 +65,7 @@ fn what_a_file_says_twice_or_leaves_out_is_told() {
 fn what_does_not_do_what_it_seems_to_is_warned_of_at_the_check_and_at_hup() {
     for (options, lines, what) in [
         (&["-W"][..], "prio\n", "prio and weight (-W)"),
+        (&["-W"], "leastconn\n", "weight (-W) and leastconn: weight (-W) chooses the server"),
         (&["-r", "-W"], "", "roundrobin (-r) and weight (-W)"),
         (&["-N", "-T", "5"], "", "tracking 5 (-T) has no effect"),
         (&["-s", "-e", "127.0.0.1:2"], "", "never the emergency server"),

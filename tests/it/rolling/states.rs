@@ -25,7 +25,7 @@ enum Tracking {
 }
 
 /// All settings that decide about the choice, alone and together.
-const MODES: [(&[&str], Tracking); 10] = [
+const MODES: [(&[&str], Tracking); 13] = [
     (&[], Tracking::Tracked),
     (&["roundrobin"], Tracking::Untracked),
     (&["hash"], Tracking::Tracked),
@@ -33,6 +33,9 @@ const MODES: [(&[&str], Tracking); 10] = [
     (&["hash", "roundrobin"], Tracking::Untracked),
     (&["weight"], Tracking::Tracked),
     (&["prio"], Tracking::Tracked),
+    (&["leastconn"], Tracking::Tracked),
+    (&["p2c"], Tracking::Tracked),
+    (&["leastconn", "roundrobin"], Tracking::Untracked),
     (&["stubborn"], Tracking::Tracked),
     (&["stubborn", "hash"], Tracking::Tracked),
     (&["stubborn", "roundrobin"], Tracking::Untracked),

@@ -257,7 +257,9 @@ impl Relay<'_> {
     pub(in crate::relay) fn release_target(&mut self, slot: u32) {
         self.count_length(slot);
         if let Some(target) = self.connections[slot].target.take() {
-            self.worker_table.release(self.row(target));
+            let row = self.row(target);
+            self.worker_table.release(row);
+            self.choices.get_mut().note(row);
         }
     }
 }

@@ -175,6 +175,7 @@ impl Relay<'_> {
         }
         let old = std::mem::replace(&mut self.settings, settings);
         self.shown = shown(&self.settings);
+        self.choices.get_mut().renew(&self.settings);
         self.connection_log.set_addresses(&self.settings);
         self.debug.set(&self.settings);
         self.mark_outdated(&old);

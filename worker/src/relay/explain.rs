@@ -4,13 +4,13 @@
 //! view that changes nothing. No connection is reserved, no probe begins, the cursor stays, and the
 //! client is not entered in the table.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::fmt::Write;
 
 use pen_config::checks::Admission;
 use pen_config::ids::{ClientKey, ServerId, Target};
-use pen_config::settings::Settings;
+use pen_config::settings::{Method, Settings};
 use pen_ipc::checks::words_of;
 use pen_ipc::message::ConnectFailure;
 use pen_ipc::message::EXPLANATION;
@@ -19,6 +19,7 @@ use pen_table::{Checks, Knows, ServerView, TableMode, WorkerTable};
 
 use crate::relay::Relay;
 use crate::relay::accept::hold::could_serve;
+use crate::relay::select::choices::Choices;
 use crate::relay::select::farm::{Farm, Hindrance};
 use crate::relay::select::{Candidate, Placement, SelectionRefusal, Usable, client_permitted};
 
@@ -26,6 +27,7 @@ use crate::relay::select::{Candidate, Placement, SelectionRefusal, Usable, clien
 struct Looked<'f, F> {
     farm: &'f F,
     cursor: Cell<u32>,
+    choices: RefCell<Choices>,
 }
 
 impl<F: Farm> Farm for Looked<'_, F> {
@@ -44,6 +46,14 @@ impl<F: Farm> Farm for Looked<'_, F> {
     fn advance_cursor(&self, _: u32, to: u32) -> bool {
         self.cursor.set(to);
         true
+    }
+
+    fn now(&self) -> u64 {
+        self.farm.now()
+    }
+
+    fn choices(&self) -> &RefCell<Choices> {
+        &self.choices
     }
 
     fn hindrance(&self, row: u32) -> Option<Hindrance> {
@@ -124,7 +134,9 @@ fn explanation(
     now: u64,
     blacklist_reason: BlacklistReason<'_>,
 ) -> String {
-    let farm = Looked { farm, cursor: Cell::new(farm.cursor()) };
+    // Made anew, it knows all servers as they are now.
+    let choices = RefCell::new(Choices::new(settings, now));
+    let farm = Looked { farm, cursor: Cell::new(farm.cursor()), choices };
     let permitted = client_permitted(settings, client);
     let mut lines = Lines::default();
     lines.add(client_facts(settings, client, permitted, recorded));
@@ -146,6 +158,9 @@ fn explanation(
         passed_over.into_iter().filter(|(_, refusal)| *refusal != SelectionRefusal::Absent)
     {
         lines.add(why_not(settings, Target::Server(id), refusal, now, blacklist_reason));
+    }
+    for line in reasons_of_method(settings, &farm, placement.chosen(settings)) {
+        lines.add(line);
     }
     let mut waits = false;
     while let Some(trial) = placement.next(settings, &farm).filter(|_| !settings.dummy) {
@@ -200,13 +215,14 @@ fn client_facts(
         return format!("client {client}: refused by acl {}{instead}", settings.client_acl);
     }
     let modes = settings.selection;
-    let hash = modes.hash || modes.hash_always;
-    let choice = match () {
-        () if modes.prio => "prio",
-        () if modes.weight => "weight",
-        () if hash && modes.roundrobin => "hash of address and port, here of port 0",
-        () if hash => "hash",
-        () => "round robin",
+    let choice = match modes.method() {
+        Method::Prio => "prio",
+        Method::Weight => "weight",
+        Method::Leastconn => "leastconn",
+        Method::P2c => "p2c",
+        Method::Hash if modes.roundrobin => "hash of address and port, here of port 0",
+        Method::Hash => "hash",
+        Method::RoundRobin => "round robin",
     };
     let recorded = match recorded.map(Target::from_code) {
         None => return format!("client {client}: the client table is locked; by {choice}"),
@@ -221,13 +237,49 @@ fn client_facts(
     };
     if settings.target(Target::Server(recorded)).is_none() {
         format!("client {client}: tracked on server {recorded}, which is no more; by {choice}")
-    } else if modes.roundrobin || modes.hash_always {
+    } else if !modes.tracks() {
         format!(
             "client {client}: was on server {recorded}, but clients are not tracked; by {choice}"
         )
     } else {
         format!("client {client}: tracked on server {recorded}")
     }
+}
+
+/// Why the method in force names a server: the figures that it compared.
+fn reasons_of_method(
+    settings: &Settings,
+    farm: &Looked<'_, impl Farm>,
+    first: Option<ServerId>,
+) -> Vec<String> {
+    let Some(id) = first else { return Vec::new() };
+    let figures = |id: ServerId| {
+        let server = settings.target(Target::Server(id));
+        let (weight, prio) = server.map_or((0, 0), |server| (server.weight, server.prio));
+        (plural(farm.connections(id.0.into()), "connection"), weight, prio)
+    };
+    let (connections, weight, prio) = figures(id);
+    match settings.selection.method() {
+        Method::Prio => vec![format!("prio: server {id} has the lowest prio, {prio}")],
+        Method::Weight | Method::Leastconn => vec![format!(
+            "least load: server {id}, with {connections} at weight {weight}; equals take turns"
+        )],
+        Method::P2c => {
+            let Some((one, other)) = farm.choices.borrow().compared() else { return Vec::new() };
+            let each = [one, other].map(|id| {
+                let (connections, weight, _) = figures(id);
+                format!("server {id}, with {connections} at weight {weight}")
+            });
+            let [one, other] = each;
+            vec![format!("drawn now, perhaps others next time: {one}; {other}")]
+        }
+        Method::Hash | Method::RoundRobin => Vec::new(),
+    }
+}
+
+/// A number with its noun.
+fn plural(count: u32, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 /// The end of the line about the server that would be used.
@@ -372,6 +424,14 @@ mod tests {
 
         fn hindrance(&self, _: u32) -> Option<Hindrance> {
             None
+        }
+
+        fn now(&self) -> u64 {
+            10_000
+        }
+
+        fn choices(&self) -> &RefCell<Choices> {
+            panic!("an explanation has its own");
         }
 
         fn is_left_out(&self, _: u32, _: Knows) -> bool {

@@ -35,6 +35,7 @@ pub(crate) mod transfer;
 pub mod upstream;
 pub(crate) mod xff;
 
+use std::cell::RefCell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
@@ -60,6 +61,7 @@ use crate::relay::debug::Debug;
 use crate::relay::http::Wait;
 use crate::relay::link::{Link, Rated};
 use crate::relay::log_writer::LogWriter;
+use crate::relay::select::choices::Choices;
 use crate::relay::transfer::Io;
 use crate::relay::upstream::Upstreams;
 use crate::relay::upstream::attempts::Attempts;
@@ -99,6 +101,8 @@ struct Relay<'t> {
     first_step: FirstStep,
     /// Clients who wait for a server, or for the end of a pause.
     held: Held,
+    /// What is derived from the settings to choose a server.
+    choices: RefCell<Choices>,
     /// This worker's state of each server.
     upstreams: Upstreams,
     /// The servers whose connections are being ended.
@@ -160,6 +164,7 @@ pub fn run(start: WorkerStart, table: &Table) -> i32 {
         attempts: Attempts::default(),
         first_step: FirstStep::new(settings.admission, tls.is_some()),
         held: Held::new(start.workers),
+        choices: RefCell::new(Choices::new(&settings, start.row.into())),
         upstreams: Upstreams::new(settings.table_size() + 2),
         closes: ServerCloses::default(),
         idlers: Idlers::new(start.id.0.into(), start.workers),

@@ -352,6 +352,8 @@ fn switch(settings: &mut Settings, which: Switch) -> Option<&mut bool> {
         Switch::Hash => &mut settings.selection.hash,
         Switch::HashAlways => &mut settings.selection.hash_always,
         Switch::Keepalive => &mut settings.keepalive,
+        Switch::Leastconn => &mut settings.selection.leastconn,
+        Switch::P2c => &mut settings.selection.p2c,
         Switch::Prio => &mut settings.selection.prio,
         Switch::RequireClientCert => &mut settings.tls.required,
         Switch::Roundrobin => &mut settings.selection.roundrobin,

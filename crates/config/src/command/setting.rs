@@ -315,6 +315,10 @@ pub enum Switch {
     HashAlways,
     /// Keepalive towards servers.
     Keepalive,
+    /// Leastconn mode.
+    Leastconn,
+    /// P2c mode.
+    P2c,
     /// Prio mode.
     Prio,
     /// Clients must present a valid certificate.
@@ -345,6 +349,8 @@ impl Switch {
             Switch::Hash => "hash",
             Switch::HashAlways => "hash_always",
             Switch::Keepalive => "keepalive",
+            Switch::Leastconn => "leastconn",
+            Switch::P2c => "p2c",
             Switch::Prio => "prio",
             Switch::RequireClientCert => "require_client_cert",
             Switch::Roundrobin => "roundrobin",

@@ -318,6 +318,8 @@ const WITH_GRAMMAR: &[Entry] = table! {
         "TCP keepalive towards servers.";
     "kqueue" "": NoEffect(|_, _, _| Ok(())),
         "No effect; accepted for old configuration files.";
+    "leastconn" "[on|off]" no: Switch(Switch::Leastconn),
+        "The server with the fewest connections for its weight comes first.";
     "listen" "[[HOST:]PORT|/PATH]": Setting(listen),
         "Show or move the listen address; open connections stay.";
     "log" "[FILE|HOST:PORT]" no: Setting(log),
@@ -333,6 +335,9 @@ const WITH_GRAMMAR: &[Entry] = table! {
     "overview" "": Query(|_, _| Ok(Query::Overview)),
         "Version, time, limits and all servers, in JSON: what penctl makes its table of servers \
          of.";
+    "p2c" "[on|off]" no: Switch(Switch::P2c),
+        "Of two servers drawn by weight, the one with fewer connections for its weight comes \
+         first.";
     "page" "[[HOST:]PORT|/PATH]" no: Setting(page),
         "Show where the status page, the metrics and the events are served over HTTP; set it at \
          the start. A port alone is one of this machine.";

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use crate::acl::Acl;
 use crate::address::Address;
 use crate::configuration::health;
-use crate::settings::{Server, Settings};
+use crate::settings::{Method, Server, Settings};
 
 /// Settings that do not do what they seem to do, one line each.
 pub fn warnings(listen: &[Address], settings: &Settings) -> Vec<String> {
@@ -109,17 +109,23 @@ fn of_server(what: &str, server: &Server, listen: &[Address], warnings: &mut Vec
 fn modes(settings: &Settings, warnings: &mut Vec<String>) {
     let modes = settings.selection;
     let hash = if modes.hash_always { "hash_always (-N)" } else { "hash (-h)" };
-    if modes.prio && modes.weight {
-        warnings.push(
-            "prio and weight (-W): prio chooses the server, and weights have no effect; \
-                switch one off"
-                .into(),
-        );
+    let method = named(modes.method());
+    for (other, what) in [
+        (Method::Weight, "weights have"),
+        (Method::Leastconn, "leastconn has"),
+        (Method::P2c, "p2c has"),
+    ] {
+        if modes.has(other) && modes.method() != other {
+            let other = named(other);
+            warnings.push(format!(
+                "{method} and {other}: {method} chooses the server, and {what} no effect; switch \
+                 one off"
+            ));
+        }
     }
-    if (modes.hash || modes.hash_always) && (modes.prio || modes.weight) {
-        let other = if modes.prio { "prio" } else { "weight (-W)" };
+    if (modes.hash || modes.hash_always) && modes.method() != Method::Hash {
         warnings.push(format!(
-            "{hash} and {other}: {other} chooses the server, and no hash does; switch one off"
+            "{hash} and {method}: {method} chooses the server, and no hash does; switch one off"
         ));
     }
     if modes.roundrobin && (modes.prio || modes.weight) {
@@ -143,6 +149,18 @@ fn modes(settings: &Settings, warnings: &mut Vec<String>) {
                 server (-e)"
                 .into(),
         );
+    }
+}
+
+/// A method with its option, if it has one.
+fn named(method: Method) -> &'static str {
+    match method {
+        Method::Prio => "prio",
+        Method::Weight => "weight (-W)",
+        Method::Leastconn => "leastconn",
+        Method::P2c => "p2c",
+        Method::Hash => "hash (-h)",
+        Method::RoundRobin => "round robin",
     }
 }
 
@@ -250,6 +268,8 @@ mod tests {
                     "N" => settings.hash_always = true,
                     "W" => settings.weight = true,
                     "prio" => settings.prio = true,
+                    "leastconn" => settings.leastconn = true,
+                    "p2c" => settings.p2c = true,
                     other => panic!("{other}"),
                 }
             }
@@ -260,10 +280,15 @@ mod tests {
             ("r prio", "roundrobin (-r) and prio"),
             ("h W", "hash (-h) and weight (-W)"),
             ("N prio", "hash_always (-N) and prio"),
+            ("W leastconn", "weight (-W) chooses the server, and leastconn has no effect"),
+            ("p2c prio", "prio and p2c: prio chooses the server, and p2c has no effect"),
+            ("leastconn p2c", "leastconn and p2c: leastconn chooses"),
+            ("h p2c", "hash (-h) and p2c: p2c chooses the server, and no hash does"),
         ] {
             one(&modes(|selection| mode(selection, words)), &[told]);
         }
-        for words in ["r", "h", "N", "W", "prio", "h r", "N r"] {
+        for words in ["r", "h", "N", "W", "prio", "h r", "N r", "leastconn", "r leastconn", "r p2c"]
+        {
             assert_eq!(modes(|selection| mode(selection, words)), [""; 0], "{words}");
         }
         for words in ["r", "N", "N r"] {

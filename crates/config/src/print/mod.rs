@@ -177,6 +177,7 @@ fn additions(state: &Written<'_>) -> impl Iterator<Item = Setting> {
     ]
     .into_iter()
     .flatten()
+    .chain(placement(now, given))
     .chain(health(now, given))
     .chain(server_tls(&now.server_tls, &given.server_tls))
 }
@@ -194,6 +195,19 @@ fn server_tls(now: &ServerTls, given: &ServerTls) -> impl Iterator<Item = Settin
     ]
     .into_iter()
     .filter_map(|(differs, setting)| differs.then_some(setting))
+}
+
+/// The methods of selection that the original does not have.
+fn placement(now: &Settings, given: &Settings) -> impl Iterator<Item = Setting> {
+    let (now, given) = (now.selection, given.selection);
+    let switched =
+        |which, now: bool, given: bool| (now || given).then_some(Setting::Switch(which, now));
+    [
+        switched(Switch::Leastconn, now.leastconn, given.leastconn),
+        switched(Switch::P2c, now.p2c, given.p2c),
+    ]
+    .into_iter()
+    .flatten()
 }
 
 /// The settings of checks, of what they decide, and of names over time, if they differ from the

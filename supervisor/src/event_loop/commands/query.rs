@@ -353,26 +353,34 @@ const CONNECTING: u8 = 1;
 const CONNECTED: u8 = 2;
 
 /// The modes in the order of the original pen.
-fn modes(selection: Selection) -> [(&'static str, bool); 5] {
-    let Selection { roundrobin, hash, weight, prio, stubborn, .. } = selection;
-    [
+/// The modes of the original, and those that it does not have.
+fn modes(selection: Selection) -> ([(&'static str, bool); 5], [(&'static str, bool); 2]) {
+    let Selection { roundrobin, hash, weight, prio, stubborn, leastconn, p2c, .. } = selection;
+    let original = [
         ("hash", hash),
         ("roundrobin", roundrobin),
         ("stubborn", stubborn),
         ("weight", weight),
         ("prio", prio),
-    ]
+    ];
+    (original, [("leastconn", leastconn), ("p2c", p2c)])
 }
 
+/// The modes of the original in its form, and then the others that are on.
 fn mode(selection: Selection) -> String {
-    modes(selection)
-        .map(|(name, on)| if on { name.to_owned() } else { format!("no {name}") })
-        .join(" ")
+    let (original, others) = modes(selection);
+    let original =
+        original.map(|(name, on)| if on { name.to_owned() } else { format!("no {name}") });
+    let others = others.into_iter().filter(|(_, on)| *on).map(|(name, _)| name.to_owned());
+    original.into_iter().chain(others).collect::<Vec<_>>().join(" ")
 }
 
 fn mode_json(selection: Selection) -> String {
-    let fields = modes(selection).map(|(name, on)| format!("\"{name}\":{on}"));
-    format!("{{{},\"hash_always\":{}}}", fields.join(","), selection.hash_always)
+    let (original, others) = modes(selection);
+    let always = [("hash_always", selection.hash_always)];
+    let all = original.into_iter().chain(always).chain(others);
+    let fields: Vec<String> = all.map(|(name, on)| format!("\"{name}\":{on}")).collect();
+    format!("{{{}}}", fields.join(","))
 }
 
 #[cfg(test)]
@@ -388,6 +396,8 @@ mod tests {
             "no hash no roundrobin no stubborn no weight no prio"
         );
         assert_eq!(mode(some), "hash no roundrobin no stubborn weight no prio");
+        let later = Selection { leastconn: true, p2c: true, ..Selection::default() };
+        assert!(mode(later).ends_with(" no prio leastconn p2c"));
         let value: serde_json::Value = serde_json::from_str(&mode_json(some)).unwrap();
         assert_eq!((&value["hash"], &value["prio"]), (&true.into(), &false.into()));
     }

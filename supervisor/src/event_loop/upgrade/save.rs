@@ -10,6 +10,7 @@ use nix::sys::prctl;
 use nix::unistd::Pid;
 use pen_config::address::Address;
 use pen_config::checks::{Admission, ServerMode};
+use pen_config::settings::Method;
 use pen_ipc::codec::Incoming;
 use pen_ipc::message::{LASTING_VERSION, LastingCounters};
 use pen_ipc::start::RequestLog;
@@ -29,7 +30,7 @@ use crate::handover::state::{
     Asker, CHECKS, CONNECTION_LOG, CarriedConnectionLog, CarriedExport, CarriedFile, CarriedKeys,
     CarriedLaunch, CarriedListener, CarriedLog, CarriedNotify, CarriedOldTable, CarriedOldWorker,
     CarriedPidFile, CarriedPort, CarriedProcess, CarriedRuntime, CarriedSlot, CarriedStatusFile,
-    CarriedTable, CarriedWorker, FileMaker, HOLD, PAGE, SERVER_STATES, State,
+    CarriedTable, CarriedWorker, FileMaker, HOLD, PAGE, PLACEMENT, SERVER_STATES, State,
 };
 use crate::processes::child::children;
 use crate::processes::old_tables::OldTable;
@@ -173,7 +174,12 @@ impl Supervisor {
         let is_out = |server: &pen_config::settings::Server| server.mode != ServerMode::Ready;
         let states = settings.servers.iter().flatten().any(is_out);
         let states = states.then(|| SERVER_STATES.to_owned());
-        log.into_iter().chain(page).chain(checks).chain(hold).chain(states).collect()
+        let is_later = match settings.selection.method() {
+            Method::Leastconn | Method::P2c => true,
+            Method::Prio | Method::Weight | Method::Hash | Method::RoundRobin => false,
+        };
+        let placement = is_later.then(|| PLACEMENT.to_owned());
+        [log, page, checks, hold, states, placement].into_iter().flatten().collect()
     }
 
     fn save_launch(&self) -> CarriedLaunch {

@@ -56,6 +56,14 @@ fn to_a_release_that_holds_nobody_while_somebody_may_be_held() {
 }
 
 #[test]
+fn to_a_release_without_a_method_while_it_is_in_force() {
+    for method in ["leastconn", "p2c"] {
+        let failing = Failing::started(|builder| builder.options(["-O", method]));
+        is_refused_while_in_use(failing, "placement", "weight");
+    }
+}
+
+#[test]
 fn to_a_release_whose_tables_have_fewer_rows() {
     let mut failing = Failing::start();
     let reason = "the shared table has 194 rows, and pen 0.0.9 knows 130 at most: it needs a \

@@ -1,6 +1,10 @@
 //! What a choice must know of the servers.
 
+use std::cell::RefCell;
+
 use pen_table::{Knows, ServerView};
+
+use crate::relay::select::choices::Choices;
 
 /// Why only this worker passes over a server.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -21,6 +25,10 @@ pub trait Farm {
     fn cursor(&self) -> u32;
     /// Moves the cursor. False if another worker was faster.
     fn advance_cursor(&self, from: u32, to: u32) -> bool;
+    /// The present time in monotonic milliseconds.
+    fn now(&self) -> u64;
+    /// What is derived from the settings for the method in force.
+    fn choices(&self) -> &RefCell<Choices>;
     /// Why this worker must pass over a server that is in use.
     fn hindrance(&self, row: u32) -> Option<Hindrance>;
     /// Whether failover can skip a server because it is blacklisted, down, or closed to the client

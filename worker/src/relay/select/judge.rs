@@ -1,8 +1,8 @@
 //! Whether a target can be used for a client. Every such decision is made here.
 
-use pen_config::ids::{ClientKey, Target};
-use pen_config::settings::Settings;
-use pen_table::{DownCode, Knows, Patience, ServerView, Unusable, Usable, can_use};
+use pen_config::ids::{ClientKey, ServerId, Target};
+use pen_config::settings::{Server, Settings};
+use pen_table::{Checks, DownCode, Knows, Patience, ServerView, Unusable, Usable, can_use};
 
 use crate::relay::select::Trial;
 use crate::relay::select::farm::{Farm, Hindrance};
@@ -76,10 +76,7 @@ pub(in crate::relay::select) fn eligible(
     asks: Asks,
     Trial { target, patience, checks }: Trial,
 ) -> Result<Usable, SelectionRefusal> {
-    let server = settings
-        .target(target)
-        .filter(|server| server.address.port() != 0)
-        .ok_or(SelectionRefusal::Absent)?;
+    let server = present(settings, target)?;
     let row = target.row(settings.table_size());
     let ServerView { blacklist, standing } = farm.server(row);
     let usable = can_use(blacklist, standing, asks.knows(), patience, checks)?;
@@ -98,6 +95,30 @@ pub(in crate::relay::select) fn eligible(
         (None, _) | (Some(Hindrance::Ports), Patience::Join) => Ok(usable),
         (Some(hindrance), _) => Err(SelectionRefusal::Hindered(hindrance)),
     }
+}
+
+/// Whether a regular server with this many connections can be used by new clients, whatever its
+/// access list says.
+pub(in crate::relay::select) fn open_to_strangers(
+    settings: &Settings,
+    farm: &impl Farm,
+    number: u32,
+    connections: u32,
+) -> Result<(), SelectionRefusal> {
+    let id = u16::try_from(number).map_err(|_| SelectionRefusal::Absent)?;
+    let server = present(settings, Target::Server(ServerId(id)))?;
+    let ServerView { blacklist, standing } = farm.server(number);
+    can_use(blacklist, standing, Knows::Stranger, Patience::Skip, Checks::Obeyed)?;
+    if let Some(most) = server.limit(false).filter(|most| connections >= *most) {
+        return Err(SelectionRefusal::Full { connections, most });
+    }
+    farm.hindrance(number).map_or(Ok(()), |hindrance| Err(SelectionRefusal::Hindered(hindrance)))
+}
+
+/// The server of a target, if it has an address.
+fn present(settings: &Settings, target: Target) -> Result<&Server, SelectionRefusal> {
+    let server = settings.target(target).filter(|server| server.address.port() != 0);
+    server.ok_or(SelectionRefusal::Absent)
 }
 
 /// Whether the access list for clients permits one. A refused client can use only the abuse server.

@@ -6,6 +6,7 @@
 //! [`Placement::next`] that is [eligible](Placement::judge), until one takes the client. The
 //! explanation of a choice (`relay::explain`) follows the same steps.
 
+pub mod choices;
 pub mod farm;
 pub(crate) mod hash;
 mod judge;
@@ -13,10 +14,11 @@ mod regardless;
 pub mod route;
 #[cfg(test)]
 mod tests;
-pub(crate) mod weight;
+
+use std::cell::RefCell;
 
 use pen_config::ids::{ClientKey, MAX_SERVERS, ServerId, Target};
-use pen_config::settings::Settings;
+use pen_config::settings::{Method, Settings};
 use pen_table::Blacklist;
 pub use pen_table::{Checks, Knows, Patience, Usable};
 
@@ -25,7 +27,6 @@ use crate::relay::select::hash::hashed;
 use crate::relay::select::judge::{Asks, eligible};
 pub use crate::relay::select::judge::{SelectionRefusal, client_permitted};
 use crate::relay::select::regardless::{is_regardless, may_disregard};
-use crate::relay::select::weight::least_loaded;
 
 /// The client that needs a server.
 #[derive(Clone, Copy, Debug)]
@@ -192,6 +193,25 @@ impl Placement {
         }
     }
 
+    /// The first server, before any was tried, if the method in force chose it.
+    pub fn chosen(&self, settings: &Settings) -> Option<ServerId> {
+        let is_tracked = self.known.is_some() && settings.selection.tracks();
+        match self.step {
+            SelectionStep::First(Some(id)) | SelectionStep::Only(Target::Server(id)) => {
+                Some(id).filter(|_| !is_tracked)
+            }
+            SelectionStep::First(None)
+            | SelectionStep::Only(Target::Emergency | Target::Abuse)
+            | SelectionStep::OnlyRegardless(_)
+            | SelectionStep::Scan(_)
+            | SelectionStep::Probed(_)
+            | SelectionStep::Emergency
+            | SelectionStep::Regardless(_)
+            | SelectionStep::Held
+            | SelectionStep::Done => None,
+        }
+    }
+
     /// Notes that a target was passed over because of a hindrance.
     pub fn hold(&mut self, target: Target) {
         self.held.get_or_insert(target);
@@ -316,19 +336,20 @@ impl Placement {
         self.tried == Some(id) || self.tried_more.as_deref().is_some_and(in_bits)
     }
 
-    /// The untried server that failover tries after `after`: by prio in prio mode; in weight mode,
-    /// servers without weight come last.
+    /// The untried server that failover tries after `after`: by prio in prio mode; with methods that
+    /// obey weights, servers without weight come last.
     fn scan(&self, settings: &Settings, farm: &impl Farm, after: u32) -> Option<ServerId> {
         let untried = rotation(settings.server_count(), after)
             .filter(|id| !self.has_tried(*id))
             .filter_map(|id| Some((id, settings.target(Target::Server(id))?)));
-        // Each step of these two modes examines all servers, so thousands of those that are out
+        // Each step of these methods examines all servers, so thousands of those that are out
         // must not be a step each.
         let is_left_out = |id: ServerId| farm.is_left_out(id.0.into(), self.drains_into(id));
         let usable = untried.clone().filter(|(id, _)| !is_left_out(*id));
-        if settings.selection.prio {
+        let method = settings.selection.method();
+        if method == Method::Prio {
             usable.min_by_key(|(id, server)| (server.prio, id.0)).map(|(id, _)| id)
-        } else if settings.selection.weight {
+        } else if method.obeys_weights() {
             // The first of the smallest: false (it has a weight) is less than true.
             usable.min_by_key(|(_, server)| server.weight == 0).map(|(id, _)| id)
         } else {
@@ -346,30 +367,26 @@ fn first(
     note: &mut impl FnMut(ServerId, SelectionRefusal),
 ) -> Option<ServerId> {
     let modes = settings.selection;
-    if let (Some(id), false) = (recorded, modes.roundrobin || modes.hash_always) {
+    if let (Some(id), true) = (recorded, modes.tracks()) {
         return Some(id);
     }
-    let mut is_available = |id: ServerId| {
+    let note = RefCell::new(note);
+    let mut judge = |id: ServerId| {
         let asks =
             Asks { client: client.key, known: recorded == Some(id), tracks: !modes.roundrobin };
-        let refusal = match settings.target(Target::Server(id)) {
-            Some(server) if modes.weight && !modes.prio && server.weight == 0 => {
-                Some(SelectionRefusal::NoWeight)
-            }
-            Some(_) | None => eligible(settings, farm, asks, Trial::first(id)).err(),
-        };
-        refusal.inspect(|refusal| note(id, *refusal)).is_none()
+        let judged = eligible(settings, farm, asks, Trial::first(id)).map(|_| ());
+        judged.inspect_err(|refusal| note.borrow_mut()(id, *refusal))
     };
-    if modes.prio {
-        let available = settings.configured().filter(|(id, _)| is_available(*id));
-        available.min_by_key(|(id, server)| (server.prio, id.0)).map(|(id, _)| id)
-    } else if modes.weight {
-        least_loaded(settings, farm, &mut is_available)
-    } else if modes.hash || modes.hash_always {
-        let port = modes.roundrobin.then_some(client.port);
-        hashed(client.key, port, settings.server_count())
-    } else {
-        round_robin(settings, farm, &mut is_available)
+    match modes.method() {
+        Method::Prio | Method::Weight | Method::Leastconn | Method::P2c => {
+            let mut note = |id, refusal| note.borrow_mut()(id, refusal);
+            farm.choices().borrow_mut().first(settings, farm, &mut judge, &mut note)
+        }
+        Method::Hash => {
+            let port = modes.roundrobin.then_some(client.port);
+            hashed(client.key, port, settings.server_count())
+        }
+        Method::RoundRobin => round_robin(settings, farm, &mut |id| judge(id).is_ok()),
     }
 }
 

@@ -7,10 +7,18 @@ use pen_config::settings::{Selection, Server};
 use pen_table::{DownCode, ServerView, Standing, TableMode};
 use proptest::prelude::*;
 
+use crate::relay::select::choices::Choices;
 use crate::relay::select::farm::Hindrance;
 use crate::relay::select::*;
 
+mod methods;
 mod standings;
+
+impl Default for Choices {
+    fn default() -> Choices {
+        Choices::new(&Settings::default(), 0)
+    }
+}
 
 #[derive(Default)]
 struct Model {
@@ -19,6 +27,8 @@ struct Model {
     connections: Vec<u32>,
     cursor: Cell<u32>,
     hindered: Vec<Option<Hindrance>>,
+    choices: RefCell<Choices>,
+    now: Cell<u64>,
 }
 
 impl Farm for Model {
@@ -42,6 +52,12 @@ impl Farm for Model {
     }
     fn hindrance(&self, row: u32) -> Option<Hindrance> {
         self.hindered.get(row as usize).copied().flatten()
+    }
+    fn now(&self) -> u64 {
+        self.now.get()
+    }
+    fn choices(&self) -> &RefCell<Choices> {
+        &self.choices
     }
     fn is_left_out(&self, _: u32, _: Knows) -> bool {
         false
@@ -69,10 +85,21 @@ fn client(recorded: Option<Target>) -> Candidate {
     }
 }
 
+/// A placement by what these settings need, made anew.
+fn placed(
+    settings: &Settings,
+    farm: &Model,
+    client: Candidate,
+    note: &mut impl FnMut(ServerId, SelectionRefusal),
+) -> Placement {
+    farm.choices.borrow_mut().renew(settings);
+    Placement::new(settings, farm, client, note)
+}
+
 fn order(settings: &Settings, farm: &Model, recorded: Option<Target>) -> Vec<i32> {
     let client = client(recorded);
     let client = Candidate { permitted: client_permitted(settings, client.key), ..client };
-    let mut placement = Placement::new(settings, farm, client, &mut |_, _| ());
+    let mut placement = placed(settings, farm, client, &mut |_, _| ());
     std::iter::from_fn(|| placement.next(settings, farm)).map(|trial| trial.target.code()).collect()
 }
 
@@ -181,7 +208,7 @@ fn full_servers_are_passed_over_and_known_clients_get_the_hard_limit() {
     let farm = Model { connections: vec![0, 2], ..Model::default() };
     assert_eq!(order(&settings, &farm, None), [0, 1]);
     let placement =
-        Placement::new(&settings, &farm, client(Some(Target::Server(ServerId(1)))), &mut |_, _| ());
+        placed(&settings, &farm, client(Some(Target::Server(ServerId(1)))), &mut |_, _| ());
     assert!(
         placement.knows(Target::Server(ServerId(1)))
             && !placement.knows(Target::Server(ServerId(0)))
@@ -193,7 +220,7 @@ fn full_servers_are_passed_over_and_known_clients_get_the_hard_limit() {
 fn a_server_under_probe_is_joined_only_when_nothing_else_is_left() {
     let farm = Model { states: vec![Some(Blacklist::Probed), None], ..Model::default() };
     let settings = farm_of(2, Selection::default());
-    let mut placement = Placement::new(&settings, &farm, client(None), &mut |_, _| ());
+    let mut placement = placed(&settings, &farm, client(None), &mut |_, _| ());
     let order: Vec<_> = std::iter::from_fn(|| placement.next(&settings, &farm)).collect();
     let first = |n| Trial::first(ServerId(n));
     assert_eq!(order, [first(1), first(0), Trial::last(Target::Server(ServerId(0)))]);
@@ -203,12 +230,14 @@ proptest! {
     #[test]
     fn every_configured_server_comes_exactly_once_then_the_emergency_server(
         present in prop::collection::vec(any::<bool>(), 1..200),
-        modes in any::<[bool; 5]>(),
+        modes in any::<[bool; 7]>(),
         recorded in prop::option::of(0u16..220),
         states in prop::collection::vec(prop::option::of(0u8..3), 200),
     ) {
-        let [roundrobin, hash, hash_always, weight, prio] = modes;
-        let selection = Selection { roundrobin, hash, hash_always, weight, prio, stubborn: false };
+        let [roundrobin, hash, hash_always, weight, prio, leastconn, p2c] = modes;
+        let selection = Selection {
+            roundrobin, hash, hash_always, weight, prio, leastconn, p2c, stubborn: false,
+        };
         let mut settings = settings(present.iter().map(|p| p.then(server)).collect(), selection);
         settings.emergency = Some(server());
         let states = states.iter().map(|s| s.map(|s| match s {
@@ -238,12 +267,8 @@ fn a_refused_client_is_for_the_abuse_server_alone() {
     assert_eq!(farm.cursor.get(), 0);
     // Its own access list does not keep away the clients that it is for; a blacklist does.
     settings.abuse = Some(Server { acl: 7, ..server() });
-    let mut placement = Placement::new(
-        &settings,
-        &farm,
-        Candidate { permitted: false, ..client(None) },
-        &mut |_, _| (),
-    );
+    let mut placement =
+        placed(&settings, &farm, Candidate { permitted: false, ..client(None) }, &mut |_, _| ());
     let step = placement.next(&settings, &farm).unwrap();
     assert_eq!(placement.judge(&settings, &farm, client(None).key, step), Ok(Usable::InUse));
     let farm = Model {
@@ -264,7 +289,7 @@ fn eligible_is_who_exists_is_in_use_permits_and_is_not_full() {
         Some(Server { address: Address::Inet("127.0.0.1:0".parse().unwrap()), ..server() });
     let settings = settings(vec![limited.clone(), limited, None, at_port_0], Selection::default());
     let judge = |recorded, number| {
-        let placement = Placement::new(&settings, &farm, client(recorded), &mut |_, _| ());
+        let placement = placed(&settings, &farm, client(recorded), &mut |_, _| ());
         placement.judge(&settings, &farm, client(None).key, Trial::first(ServerId(number)))
     };
     let known = Some(Target::Server(ServerId(1)));
@@ -281,7 +306,7 @@ fn a_first_choice_notes_what_it_passes_over() {
     let settings = farm_of(3, Selection::default());
     let farm = Model { states: vec![None, Some(Blacklist::Until(5))], ..Model::default() };
     let mut noted = Vec::new();
-    Placement::new(&settings, &farm, client(None), &mut |id, refusal| noted.push((id.0, refusal)));
+    placed(&settings, &farm, client(None), &mut |id, refusal| noted.push((id.0, refusal)));
     assert_eq!(noted, [(1, SelectionRefusal::Blacklisted(5))]);
 }
 
@@ -304,7 +329,7 @@ fn a_hindered_server_is_passed_over_and_left_for_the_end() {
     let hindered = vec![None, Some(Hindrance::Ports), Some(Hindrance::Pending)];
     let farm = Model { hindered, ..Model::default() };
     let candidate = client(Some(Target::Server(ServerId(1))));
-    let mut placement = Placement::new(&settings, &farm, candidate, &mut |_, _| ());
+    let mut placement = placed(&settings, &farm, candidate, &mut |_, _| ());
     let mut seen = Vec::new();
     while let Some(trial) = placement.next(&settings, &farm) {
         let judged = placement.judge(&settings, &farm, candidate.key, trial);

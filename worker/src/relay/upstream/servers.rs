@@ -1,6 +1,6 @@
 //! The servers as a choice sees them: the shared table, and what only this worker knows.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 use pen_config::ids::{ClientKey, Target};
 use pen_config::settings::Settings;
@@ -8,6 +8,7 @@ use pen_ipc::message::Obstacle;
 use pen_table::{Knows, ServerView, WorkerTable};
 
 use crate::relay::Relay;
+use crate::relay::select::choices::Choices;
 use crate::relay::select::farm::{Farm, Hindrance};
 use crate::relay::select::{Patience, Placement, SelectionRefusal, Trial, Usable};
 use crate::relay::upstream::Upstreams;
@@ -18,6 +19,8 @@ pub struct Servers<'a> {
     pub worker_table: &'a WorkerTable<'a>,
     /// What only this worker knows of the servers.
     pub upstreams: &'a Upstreams,
+    /// What this worker derived from the settings.
+    pub choices: &'a RefCell<Choices>,
     /// Most pending connects to each server.
     pub pending_max: u32,
     /// Monotonic milliseconds.
@@ -45,6 +48,14 @@ impl Farm for Servers<'_> {
 
     fn advance_cursor(&self, from: u32, to: u32) -> bool {
         self.worker_table.advance_cursor(from, to)
+    }
+
+    fn now(&self) -> u64 {
+        self.now
+    }
+
+    fn choices(&self) -> &RefCell<Choices> {
+        self.choices
     }
 
     fn hindrance(&self, row: u32) -> Option<Hindrance> {
@@ -92,10 +103,11 @@ impl Servers<'_> {
 impl Relay<'_> {
     /// The present view of the servers.
     pub(in crate::relay) fn farm(&self) -> Servers<'_> {
-        let Relay { worker_table, upstreams, settings, now, .. } = self;
+        let Relay { worker_table, upstreams, choices, settings, now, .. } = self;
         Servers {
             worker_table,
             upstreams,
+            choices,
             pending_max: settings.pending_max,
             now: *now,
             examined: Cell::new(0),
@@ -131,6 +143,7 @@ pub fn take_next(
             farm.note_obstacle(target, row, Obstacle::Limit);
             continue;
         }
+        farm.choices.borrow_mut().note(row);
         // Only after a connection was reserved: a probe that begins without a connect would keep
         // others away until its lease ends.
         let addresses =

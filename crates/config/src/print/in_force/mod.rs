@@ -145,6 +145,8 @@ fn switches(settings: &Settings) -> impl Iterator<Item = (Switch, bool)> + use<>
         (Switch::HashAlways, selection.hash_always),
         (Switch::Weight, selection.weight),
         (Switch::Prio, selection.prio),
+        (Switch::Leastconn, selection.leastconn),
+        (Switch::P2c, selection.p2c),
         (Switch::Stubborn, selection.stubborn),
         (Switch::Keepalive, settings.keepalive),
         (Switch::TcpNodelay, settings.tcp_nodelay),

@@ -1,0 +1,111 @@
+//! What a worker derives from the settings to choose a first server, for the one method in force.
+//!
+//! It makes a choice among a thousand servers cost about as much as one among two. Everything here
+//! can be made again from the settings and the shared table at any time.
+
+mod draw;
+mod loads;
+mod ranks;
+mod turns;
+
+use pen_config::ids::ServerId;
+use pen_config::settings::{Method, Settings};
+
+use crate::relay::select::SelectionRefusal;
+use crate::relay::select::choices::draw::Draw;
+use crate::relay::select::choices::loads::{Loads, measure};
+use crate::relay::select::choices::ranks::Ranks;
+use crate::relay::select::farm::Farm;
+
+/// What the method in force needs.
+#[derive(Debug)]
+pub struct Choices {
+    of_method: OfMethod,
+    /// The state of the generator of random words; not 0.
+    random: u64,
+}
+
+#[derive(Debug)]
+enum OfMethod {
+    /// Prio.
+    Ranks(Ranks),
+    /// Weight and leastconn.
+    Loads(Box<Loads>),
+    /// P2c.
+    Draw(Draw),
+    /// Hash and round robin need nothing.
+    Nothing,
+}
+
+impl OfMethod {
+    fn new(settings: &Settings) -> OfMethod {
+        let method = settings.selection.method();
+        match (method, measure(method)) {
+            (_, Some(measure)) => OfMethod::Loads(Box::new(Loads::new(settings, measure))),
+            (Method::Prio, None) => OfMethod::Ranks(Ranks::new(settings)),
+            (Method::P2c, None) => OfMethod::Draw(Draw::new(settings)),
+            (Method::Weight | Method::Leastconn | Method::Hash | Method::RoundRobin, None) => {
+                OfMethod::Nothing
+            }
+        }
+    }
+}
+
+impl Choices {
+    /// What these settings need. `seed`: any word, another one for each worker.
+    pub fn new(settings: &Settings, seed: u64) -> Choices {
+        // Neighbours must not begin alike.
+        let random = (seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        Choices { of_method: OfMethod::new(settings), random }
+    }
+
+    /// Replaces what other settings needed.
+    pub fn renew(&mut self, settings: &Settings) {
+        self.of_method = OfMethod::new(settings);
+    }
+
+    /// Notes that this worker changed the count of a server. Called for each connection.
+    #[inline]
+    pub fn note(&mut self, row: u32) {
+        match &mut self.of_method {
+            OfMethod::Loads(loads) => loads.note(row),
+            OfMethod::Ranks(_) | OfMethod::Draw(_) | OfMethod::Nothing => {}
+        }
+    }
+
+    /// The server of the method in force; `None` if there is no server that `judge` accepts, or if
+    /// the method is one of those that need nothing. `judge` notes why it refuses a server; `note`
+    /// is called for servers that are refused without it.
+    pub(in crate::relay::select) fn first(
+        &mut self,
+        settings: &Settings,
+        farm: &impl Farm,
+        judge: &mut impl FnMut(ServerId) -> Result<(), SelectionRefusal>,
+        note: &mut impl FnMut(ServerId, SelectionRefusal),
+    ) -> Option<ServerId> {
+        match &mut self.of_method {
+            OfMethod::Ranks(ranks) => ranks.first(farm, judge),
+            OfMethod::Loads(loads) => loads.least(settings, farm, judge, note),
+            OfMethod::Draw(draw) => {
+                draw.choose(settings, farm, &mut || next(&mut self.random), judge)
+            }
+            OfMethod::Nothing => None,
+        }
+    }
+
+    /// The two servers that the last choice compared, if the method compares two.
+    pub fn compared(&self) -> Option<(ServerId, ServerId)> {
+        match &self.of_method {
+            OfMethod::Draw(draw) => draw.compared(),
+            OfMethod::Ranks(_) | OfMethod::Loads(_) | OfMethod::Nothing => None,
+        }
+    }
+}
+
+/// The next random word (xorshift64*, Vigna 2016). Nobody gains anything by guessing it.
+fn next(state: &mut u64) -> u64 {
+    *state ^= *state >> 12;
+    *state ^= *state << 25;
+    *state ^= *state >> 27;
+    state.wrapping_mul(0x2545_f491_4f6c_dd1d)
+}
