@@ -611,13 +611,14 @@ mod tests {
             explain(&settings, &[], Some(2)),
             "client 192.0.2.7: tracked on server 2, which is no more; by weight\n\
              server 0 (10.0.0.1:80): weight 0, only when no other can be used\n\
+             least load: server 1, with 0 connections at weight 1; equals take turns\n\
              server 1 (10.0.0.1:80): would be used\n"
         );
         modes(&mut settings, true, true, true);
         assert_eq!(
             explain(&settings, &[], Some(1)),
-            "client 192.0.2.7: was on server 1, but clients are not tracked; by prio\nserver 0 \
-             (10.0.0.1:80): would be used\n"
+            "client 192.0.2.7: was on server 1, but clients are not tracked; by prio\nprio: server 0 \
+             has the lowest prio, 0\nserver 0 (10.0.0.1:80): would be used\n"
         );
     }
 

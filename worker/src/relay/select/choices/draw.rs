@@ -8,7 +8,7 @@ use pen_config::settings::Settings;
 use crate::relay::select::SelectionRefusal;
 use crate::relay::select::farm::Farm;
 
-/// How often is drawn until two different servers are found that can be used. With half of the
+/// How often is drawn until two servers are found that can be used. With half of the
 /// servers out, one choice in some thousands needs more.
 const DRAWS: usize = 16;
 
@@ -86,24 +86,31 @@ impl Draw {
     ) -> (Option<ServerId>, Option<ServerId>) {
         let mut first = None;
         for _ in 0..DRAWS {
-            let Some(id) = self.drawn(random()) else { break };
-            if first == Some(id) || judge(id).is_err() {
+            let Some((place, id)) = self.drawn(random(), first) else { break };
+            if judge(id).is_err() {
                 continue;
             }
             match first {
-                None => first = Some(id),
-                Some(_) => return (first, Some(id)),
+                None => first = Some(place),
+                Some(one) => return (self.servers.get(one).copied(), Some(id)),
             }
         }
-        (first, None)
+        (first.and_then(|one| self.servers.get(one).copied()), None)
     }
 
-    /// The server of a random word.
-    fn drawn(&self, word: u64) -> Option<ServerId> {
-        let total = *self.sums.last()?;
-        let point = (u128::from(word) * u128::from(total)) >> 64;
-        let place = self.sums.partition_point(|sum| u128::from(*sum) <= point);
-        self.servers.get(place).copied()
+    /// The server of a random word, and its place: any but the one at the place `without`.
+    fn drawn(&self, word: u64, without: Option<usize>) -> Option<(usize, ServerId)> {
+        let before = |place: usize| place.checked_sub(1).map_or(0, |place| self.sums[place]);
+        let left_out = without.map_or(0..0, |place| before(place)..self.sums[place]);
+        let weight = left_out.end - left_out.start;
+        let total = *self.sums.last()? - weight;
+        // Below `total`.
+        let mut point = ((u128::from(word) * u128::from(total)) >> 64) as u64;
+        if without.is_some() && point >= left_out.start {
+            point += weight;
+        }
+        let place = self.sums.partition_point(|sum| *sum <= point);
+        Some((place, *self.servers.get(place)?))
     }
 
     /// The one with fewer connections for its weight; of equals the first, which was drawn by
