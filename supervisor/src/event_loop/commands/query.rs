@@ -353,32 +353,35 @@ const CONNECTING: u8 = 1;
 const CONNECTED: u8 = 2;
 
 /// The modes in the order of the original pen.
-/// The modes of the original, and those that it does not have.
-fn modes(selection: Selection) -> ([(&'static str, bool); 5], [(&'static str, bool); 2]) {
-    let Selection { roundrobin, hash, weight, prio, stubborn, leastconn, p2c, .. } = selection;
-    let original = [
+/// The modes of the original, in its order.
+fn original_modes(selection: Selection) -> [(&'static str, bool); 5] {
+    let Selection { roundrobin, hash, weight, prio, stubborn, .. } = selection;
+    [
         ("hash", hash),
         ("roundrobin", roundrobin),
         ("stubborn", stubborn),
         ("weight", weight),
         ("prio", prio),
-    ];
-    (original, [("leastconn", leastconn), ("p2c", p2c)])
+    ]
+}
+
+/// The modes that the original does not have.
+fn later_modes(selection: Selection) -> [(&'static str, bool); 2] {
+    [("leastconn", selection.leastconn), ("p2c", selection.p2c)]
 }
 
 /// The modes of the original in its form, and then the others that are on.
 fn mode(selection: Selection) -> String {
-    let (original, others) = modes(selection);
-    let original =
-        original.map(|(name, on)| if on { name.to_owned() } else { format!("no {name}") });
-    let others = others.into_iter().filter(|(_, on)| *on).map(|(name, _)| name.to_owned());
-    original.into_iter().chain(others).collect::<Vec<_>>().join(" ")
+    let original = original_modes(selection)
+        .map(|(name, on)| if on { name.to_owned() } else { format!("no {name}") });
+    let later = later_modes(selection).into_iter().filter(|(_, on)| *on);
+    let later = later.map(|(name, _)| name.to_owned());
+    original.into_iter().chain(later).collect::<Vec<_>>().join(" ")
 }
 
 fn mode_json(selection: Selection) -> String {
-    let (original, others) = modes(selection);
     let always = [("hash_always", selection.hash_always)];
-    let all = original.into_iter().chain(always).chain(others);
+    let all = original_modes(selection).into_iter().chain(always).chain(later_modes(selection));
     let fields: Vec<String> = all.map(|(name, on)| format!("\"{name}\":{on}")).collect();
     format!("{{{}}}", fields.join(","))
 }
