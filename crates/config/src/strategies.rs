@@ -80,7 +80,7 @@ pub const NUMBERS: [Number; 24] = [
 ];
 
 /// Every switch.
-pub const SWITCHES: [Switch; 15] = [
+pub const SWITCHES: [Switch; 17] = [
     Switch::Ascii,
     Switch::Dummy,
     Switch::FailOpen,
