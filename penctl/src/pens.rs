@@ -156,24 +156,23 @@ pub fn each(
 /// # Errors
 /// As [`each`].
 pub fn all_at_once(pens: &[Pen], command: &[u8]) -> Result<Outcome, String> {
-    thread::scope(|scope| {
-        let ask = |pen| {
-            let asker = thread::Builder::new();
-            asker.spawn_scoped(scope, move || Pen::ask_whole(pen, command))
+    // If nobody reads the replies any more, those that are missing need no waiting for.
+    let ask = |pen: &Pen| {
+        let (pen, command) = (pen.clone(), command.to_vec());
+        thread::Builder::new().spawn(move || pen.ask_whole(&command))
+    };
+    let asked: Vec<_> = pens.iter().map(ask).collect();
+    let mut sum = Sum::default();
+    for (index, (pen, asker)) in pens.iter().zip(asked).enumerate() {
+        heading(index, pen)?;
+        let reply = match asker {
+            Ok(asker) => asker.join().unwrap_or_else(|_| Err("no reply".to_owned())),
+            Err(error) => Err(exchange::plain(&error)),
         };
-        let asked: Vec<_> = pens.iter().map(ask).collect();
-        let mut sum = Sum::default();
-        for (index, (pen, asker)) in pens.iter().zip(asked).enumerate() {
-            heading(index, pen)?;
-            let reply = match asker {
-                Ok(asker) => asker.join().unwrap_or_else(|_| Err("no reply".to_owned())),
-                Err(error) => Err(exchange::plain(&error)),
-            };
-            let printed = reply.and_then(|(outcome, reply)| print(&reply).map(|()| outcome));
-            sum.add(pen, printed);
-        }
-        sum.result(pens)
-    })
+        let printed = reply.and_then(|(outcome, reply)| print(&reply).map(|()| outcome));
+        sum.add(pen, printed);
+    }
+    sum.result(pens)
 }
 
 fn heading(index: usize, pen: &Pen) -> Result<(), String> {

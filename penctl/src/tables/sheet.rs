@@ -1,7 +1,7 @@
 //! The overview as a sheet: the facts about the program, a line each.
 
 use super::{Paint, Width, cut};
-use crate::overview::{Health, Overview};
+use crate::overview::{Health, Overview, State};
 use crate::text::{duration, shown};
 
 /// The sheet, with its line ends. `None`: the text is not an overview.
@@ -46,7 +46,13 @@ fn facts(overview: &Overview) -> Vec<(Health, &'static str, String)> {
     fact(plain, "servers", Some(overview.servers_up()));
     for server in &overview.servers {
         let (state, why) = server.state();
-        let check = server.check_words().map_or(String::new(), |check| format!(", check {check}"));
+        let check = match (&server.state, &server.check) {
+            (_, None) => String::new(),
+            (State::Down, Some(check)) => {
+                check.reason.as_ref().map_or(String::new(), |reason| format!(": {reason}"))
+            }
+            (_, Some(check)) => format!(", check {}", check.words()),
+        };
         let text = format!("{}  {state}{why}{check}, {} connections", server.name, server.usage());
         fact(server.state.health(), "server", Some(format!("{} {text}", server.slot)));
     }
@@ -93,7 +99,7 @@ mod tests {
         assert!(sheet.contains("CN=a expires in 3 d") && !sheet.contains("CN=b"), "{sheet}");
         assert!(sheet.contains("\x1b[33mheld          2 clients\x1b[0m\n"), "{sheet}");
         assert!(sheet.contains("note          Paused: new clients wait"), "{sheet}");
-        assert!(sheet.contains("down by check, check down refused, 0 conn"), "{sheet}");
+        assert!(sheet.contains("down by check: refused, 0 conn"), "{sheet}");
         assert!(!sheet.contains("upgrade") && sheet.contains("pen 0.0.9: 4 connections"));
         let narrow = render(overview.as_bytes(), Paint::Plain, Width::Columns(20)).unwrap();
         assert!(narrow.lines().all(|line| line.chars().count() <= 20), "{narrow}");

@@ -104,10 +104,7 @@ fn what_is_left_after_the_time_is_told_and_closed_if_the_command_says_so() {
         open.iter().for_each(|open| open.echoes("still here"));
         assert_eq!(pen.ask(client(1)).as_deref() == Some("a"), !tls, "it knows this client");
         let (reply, status) = penctl(&pen, "drain 0 wait 0 close").join().unwrap();
-        assert_eq!(
-            (&*reply, status),
-            ("drain: 1 connection left, which are closed now\n", Some(2))
-        );
+        assert_eq!((&*reply, status), ("drain: 1 connection left, closed now\n", Some(2)));
         let is_reset = match (open, session) {
             (Some(open), _) => open.read_to_end().is_err(),
             (_, Some(mut session)) => session.read_to_end().is_err(),
@@ -250,7 +247,7 @@ fn an_upgrade_ends_the_wait_and_old_workers_close_what_a_later_drain_closes() {
     open.echoes("with the old worker");
     assert!((60..66).all(|number| pen.ask(client(number)).as_deref() == Some("b")));
     let late = pen.tell("drain 0 wait 0 close");
-    assert_eq!(late, "drain: 1 connection left, which are closed now\n");
+    assert_eq!(late, "drain: 1 connection left, closed now\n");
     assert!(open.read_to_end().is_err(), "a reset");
     eventually("nothing is left at the server", || farm[0].open() == 0);
     pen.tells("drain 0", "drained");

@@ -191,7 +191,8 @@ impl Look {
             | "connections_limit"
             | "server_state"
             | "certificate_expires" => self.warning(),
-            "server_up" | "worker_replaced" | "reloaded" | "upgraded" | "started" => self.good(),
+            "server_up" | "server_drained" | "worker_replaced" | "reloaded" | "upgraded"
+            | "started" => self.good(),
             _ => self.plain(),
         }
     }

@@ -191,7 +191,7 @@ impl Supervisor {
                         let what = format!("drain {server}: {left} connection{plural} closed");
                         self.tell_operator(&what, incident, by, now);
                         self.close_server(target, ClosedServer::Drained);
-                        line += ", which are closed now";
+                        line += ", closed now";
                         let mut old = self.old.workers();
                         if old.any(|worker| worker.origin.lasting < WITH_SERVER_ORDERS) {
                             line += "; workers of an earlier release keep theirs";
