@@ -43,6 +43,7 @@ pub(crate) mod kept;
 pub(crate) mod launch;
 mod limits;
 pub(crate) mod log;
+mod lookups;
 mod poll;
 pub(crate) mod processes;
 pub(crate) mod report;

@@ -488,6 +488,15 @@ impl Settings {
         }
     }
 
+    /// The server of a target, to be changed, if it is configured.
+    pub fn target_mut(&mut self, target: Target) -> Option<&mut Server> {
+        match target {
+            Target::Server(id) => self.servers.get_mut(id.index())?.as_mut(),
+            Target::Emergency => self.emergency.as_mut(),
+            Target::Abuse => self.abuse.as_mut(),
+        }
+    }
+
     /// All targets that have a server: the regular ones in their order, and then the others.
     pub fn targets(&self) -> impl Iterator<Item = (Target, &Server)> {
         let regular = self.configured().map(|(id, server)| (Target::Server(id), server));

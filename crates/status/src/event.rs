@@ -62,6 +62,10 @@ kinds! {
     ServerPassedOver = "server_passed_over";
     /// Another address of a server is in use.
     ServerAddress = "server_address";
+    /// The name of servers has no answer any more.
+    LookupFailed = "lookup_failed";
+    /// A name that had no answer has one again.
+    LookupWorks = "lookup_works";
     /// An operator or the configuration took a server out for a time, or brought it back.
     ServerState = "server_state";
     /// A server that drains has no connection left.

@@ -17,6 +17,6 @@ pub mod words;
 
 pub use crate::status::{
     CertificateStatus, ChangeResult, CheckState, CheckStatus, Counts, History, LastChange,
-    LastFailure, Mode, OldWorkerStatus, ReasonCount, ServerState, ServerStatus, Status, TlsCounts,
-    TlsHandshakes, WorkerStatus,
+    LastFailure, LookupStatus, Mode, OldWorkerStatus, ReasonCount, ServerState, ServerStatus,
+    Status, TlsCounts, TlsHandshakes, WorkerStatus,
 };

@@ -274,6 +274,8 @@ fn up(number: u32) -> ServerStatus {
         length,
         history: History { period: 5, connections, bytes },
         check: Some(check(CheckState::Up)),
+        addresses: Vec::new(),
+        lookup: None,
     }
 }
 

@@ -51,6 +51,9 @@ pub struct Status {
     /// Whether all servers are down by their checks, and checks are disregarded (`fail_open`).
     #[serde(default)]
     pub disregards_checks: bool,
+    /// How many names of servers had no answer when they were last looked up.
+    #[serde(default)]
+    pub names_failing: u32,
     /// The server of last resort (-e).
     pub emergency: Option<ServerStatus>,
     /// The server for clients that `client_acl` refuses (-B).
@@ -100,6 +103,12 @@ pub struct Counts {
     pub upgrades: u64,
     /// Upgrades that failed.
     pub upgrades_failed: u64,
+    /// Repeated lookups of names of servers that had an answer.
+    #[serde(default)]
+    pub lookups: u64,
+    /// Those that had none.
+    #[serde(default)]
+    pub lookups_failed: u64,
     /// TLS; none without a certificate.
     pub tls: Option<TlsCounts>,
 }
@@ -216,6 +225,24 @@ pub struct ServerStatus {
     /// What its check says; none without a check.
     #[serde(default)]
     pub check: Option<CheckStatus>,
+    /// The addresses of its name in the order of their positions, without the port; empty without a
+    /// name. `address` is the one in use.
+    #[serde(default)]
+    pub addresses: Vec<String>,
+    /// The last lookup of its name; none without a name.
+    #[serde(default)]
+    pub lookup: Option<LookupStatus>,
+}
+
+/// The last lookup of a name.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub struct LookupStatus {
+    /// When it ended, in seconds since 1970.
+    pub last: i64,
+    /// Since when lookups fail, in seconds since 1970; none if the last one had an answer.
+    pub failing_since: Option<i64>,
+    /// Why the last one failed.
+    pub reason: Option<String>,
 }
 
 /// What the check of a server says.

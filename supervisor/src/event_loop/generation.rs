@@ -16,6 +16,7 @@ use pen_status::event::EventKind;
 use crate::StartError;
 use crate::asker;
 use crate::event_loop::job::Requester;
+use crate::event_loop::names::NamesOverTime;
 use crate::event_loop::phases::start::not_ready;
 use crate::event_loop::servers::checker::Checking;
 use crate::event_loop::state::RuntimeState;
@@ -27,6 +28,7 @@ use crate::handover::state::Asker;
 use crate::kept::state::End;
 use crate::log::Severity;
 use crate::log::recent::Incident;
+use crate::lookups::CarriedLookups;
 use crate::processes::child::{Child, children};
 use crate::processes::old::OldWorkers;
 use crate::processes::old_tables::{OldTables, TableNumber, TableRow};
@@ -66,6 +68,8 @@ pub(crate) struct Adopted {
     pub(crate) page: Option<(Port, Option<AdoptedProcess>)>,
     /// The verdicts of checks, and the checker if there is one.
     pub(crate) checks: (CarriedChecks, Option<AdoptedProcess>),
+    /// What is known of the names of servers.
+    pub(crate) lookups: CarriedLookups,
     /// The counters of workers that have ended, summed.
     pub(crate) retired: Counters,
     /// What reports tell of the past.
@@ -132,6 +136,7 @@ impl Supervisor {
         service.old_control = old_control;
         service.old_page = old_page;
         service.checking = checking;
+        service.names = NamesOverTime::adopted(adopted.lookups, &service.context.settings);
         service.old_tables = adopted.old_tables;
         service.past = Past::adopted(adopted.past, uptime);
         service.file_refused = adopted.file_refused;

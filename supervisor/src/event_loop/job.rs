@@ -24,6 +24,8 @@ pub(in crate::event_loop) enum Requester {
     },
     /// The signal HUP: nobody waits for a reply.
     Hangup,
+    /// Another answer for the name of a server: nobody waits for a reply.
+    Names,
     /// The signal USR2.
     Signal {
         /// The process that sent it, which may wait for the outcome beside the pid file.
@@ -47,6 +49,7 @@ impl fmt::Display for Requester {
         match self {
             Requester::Operator { who, .. } => who.fmt(f),
             Requester::Hangup => f.write_str("the configuration file"),
+            Requester::Names => f.write_str("names"),
             Requester::Signal { asker: Some(asker) } => write!(f, "signal USR2 of process {asker}"),
             Requester::Signal { asker: None } => f.write_str("signal USR2"),
         }
@@ -58,7 +61,7 @@ impl Requester {
     pub(in crate::event_loop) fn operator(self) -> Option<Operator> {
         match self {
             Requester::Operator { who, .. } => Some(who),
-            Requester::Hangup | Requester::Signal { .. } => None,
+            Requester::Hangup | Requester::Names | Requester::Signal { .. } => None,
         }
     }
 }

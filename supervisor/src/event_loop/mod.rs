@@ -39,6 +39,7 @@ use crate::StartError;
 use crate::event_loop::commands::queue::CommandQueue;
 use crate::event_loop::full::FullPeriod;
 pub(crate) use crate::event_loop::generation::Adopted;
+use crate::event_loop::names::NamesOverTime;
 use crate::event_loop::obstructed::Obstructed;
 use crate::event_loop::page::PageQuestion;
 use crate::event_loop::poll::Source;
@@ -84,6 +85,8 @@ pub(crate) struct Supervisor {
     page_question: PageQuestion,
     /// The checker, and what it found out.
     checking: Checking,
+    /// The names of servers, and their lookups.
+    names: NamesOverTime,
     queue: CommandQueue,
     /// The operators who wait until a server has drained.
     drains: Drains,
@@ -172,6 +175,7 @@ impl Supervisor {
             page,
             page_question: PageQuestion::default(),
             checking: Checking::default(),
+            names: NamesOverTime::default(),
             queue: CommandQueue::default(),
             drains: Drains::default(),
             upgrade: None,
@@ -258,6 +262,7 @@ impl Supervisor {
                 if self.old_tables.due().is_some_and(|due| due <= now) {
                     self.copy_old_tables(now);
                 }
+                self.work_on_names(now);
                 self.work(now);
                 self.work_on_drains(now);
                 self.work_on_page(now);

@@ -82,7 +82,8 @@ impl Supervisor {
         if let Some(upgrade) = self.upgrade.as_ref().and_then(Upgrade::descriptor) {
             set.add(Source::Helper, upgrade, PollFlags::POLLIN);
         }
-        for helper in self.queue.descriptors().into_iter().chain(self.page_question.descriptor()) {
+        let helpers = self.queue.descriptors().into_iter().chain(self.page_question.descriptor());
+        for helper in helpers.chain(self.names.descriptors()) {
             set.add(Source::Helper, helper, PollFlags::POLLIN);
         }
         for signals in signals {
@@ -114,7 +115,7 @@ impl Supervisor {
         let always = always.into_iter().chain([pause, page_pause, self.checking.overdue(now)]);
         let due = match self.phase {
             Phase::Starting => {
-                [self.pool.next_due(), None, None, None, None, None, None, None, None, None]
+                [self.pool.next_due(), None, None, None, None, None, None, None, None, None, None]
             }
             Phase::Serving => [
                 self.pool.next_due(),
@@ -127,8 +128,9 @@ impl Supervisor {
                 self.upgrade.as_ref().map(Upgrade::deadline),
                 self.old_tables.due(),
                 self.drains.due(),
+                self.names.deadline(self.upgrade.is_none()),
             ],
-            Phase::Stopping => [None; 10],
+            Phase::Stopping => [None; 11],
         };
         always.chain(due).flatten().min()
     }

@@ -23,6 +23,7 @@ use crate::handover::descriptors::Number;
 use crate::jail::sandbox::CarriedSandbox;
 use crate::kept::CarriedKeeper;
 use crate::log::recent::CarriedEvents;
+use crate::lookups::CarriedLookups;
 use crate::processes::old_tables::TableNumber;
 use crate::processes::pool::EndedWorkers;
 use crate::report::past::CarriedPast;
@@ -49,9 +50,13 @@ pub(crate) const SERVER_STATES: &str = "server_states";
 /// with servers of weight 0, to which no new client should go.
 pub(crate) const PLACEMENT: &str = "placement";
 
+/// Names that are looked up again: a program that does not do so would leave servers where they are
+/// no more.
+pub(crate) const NAMES: &str = "names";
+
 /// The features that this release has.
-pub(crate) const FEATURES: [&str; 6] =
-    [CONNECTION_LOG, PAGE, CHECKS, HOLD, SERVER_STATES, PLACEMENT];
+pub(crate) const FEATURES: [&str; 7] =
+    [CONNECTION_LOG, PAGE, CHECKS, HOLD, SERVER_STATES, PLACEMENT, NAMES];
 
 /// Everything that the next program needs to go on.
 #[derive(Debug, Serialize, Deserialize)]
@@ -114,6 +119,9 @@ pub(crate) struct State {
     /// The verdicts of checks.
     #[serde(default)]
     pub(crate) checks: CarriedChecks,
+    /// What is known of the names of servers.
+    #[serde(default)]
+    pub(crate) lookups: CarriedLookups,
     /// The checker.
     #[serde(default)]
     pub(crate) checker: Option<CarriedProcess>,

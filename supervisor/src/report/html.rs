@@ -99,7 +99,7 @@ fn summary(snapshot: &Snapshot<'_>, to: &mut dyn Write) -> io::Result<()> {
         if count == 0 { String::new() } else { format!(", {count} {what}") }
     });
     to.write_all(b"<ul class=\"facts\">\n")?;
-    let Program { uptime, listen, workers, version, checks: _ } = snapshot.program;
+    let Program { uptime, listen, workers, version, checks: _, lookups: _ } = snapshot.program;
     writeln!(to, "<li><b>{}</b> is where it listens</li>", Escaped(listen))?;
     writeln!(
         to,

@@ -30,7 +30,7 @@ pub(super) fn status(snapshot: Snapshot<'_>, to: &mut dyn Write) -> io::Result<(
         connections_used,
         ..
     } = snapshot;
-    let Program { uptime, listen, workers, version: _, checks: _ } = snapshot.program;
+    let Program { uptime, listen, workers, version: _, checks: _, lookups: _ } = snapshot.program;
     write!(to, "{{\"time\":")?;
     value(&date_time(time), to)?;
     write!(to, ",\"unix_time\":{},\"current\":", time.unix_timestamp())?;

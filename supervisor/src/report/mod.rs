@@ -29,6 +29,7 @@ use pen_table::Table;
 use crate::files::status_file::{StatusFile, Writer};
 use crate::helpers::render::Reporter;
 use crate::log::Logger;
+use crate::lookups::Lookups;
 use crate::processes::spawn::SpawnContext;
 pub(crate) use crate::report::gather::{Gathered, Gathering, TooMany};
 use crate::report::snapshot::Snapshot;
@@ -122,9 +123,10 @@ pub(crate) fn servers(
     settings: &Settings,
     table: &Table,
     checks: &Checks,
+    lookups: &Lookups,
     to: &mut dyn Write,
 ) -> io::Result<()> {
-    let rows = rows::servers(settings, table, checks);
+    let rows = rows::servers(settings, table, checks, lookups);
     match form {
         Form::Plain => lists::servers(rows, to),
         Form::Json => json::servers(rows, to),
@@ -153,6 +155,8 @@ pub(crate) struct Program<'a> {
     pub(crate) version: &'static str,
     /// What checks say of servers.
     pub(crate) checks: &'a Checks,
+    /// What is known of the names of servers.
+    pub(crate) lookups: &'a Lookups,
 }
 
 /// The reply to `overview`.

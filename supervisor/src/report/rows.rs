@@ -9,7 +9,8 @@ use pen_ipc::message::ConnectFailure;
 use pen_ipc::text::errno_text;
 use pen_status::histogram::Histogram;
 use pen_status::{
-    CheckState, CheckStatus, History, LastFailure, Mode, ReasonCount, ServerState, ServerStatus,
+    CheckState, CheckStatus, History, LastFailure, LookupStatus, Mode, ReasonCount, ServerState,
+    ServerStatus,
 };
 use pen_table::{
     Checks as Obedience, ClientEntry, Durations, FailureClass, Knows, Patience, ServerView, Table,
@@ -18,6 +19,7 @@ use pen_table::{
 use serde::{Serialize, Serializer};
 
 use crate::clock;
+use crate::lookups::Lookups;
 use crate::verdicts::Checks;
 
 /// A client.
@@ -42,6 +44,7 @@ pub(super) fn servers(
     settings: &Settings,
     table: &Table,
     checks: &Checks,
+    lookups: &Lookups,
 ) -> impl Iterator<Item = ServerStatus> {
     let now = Now::take();
     let servers = settings.servers.iter().take(settings.server_count() as usize).enumerate();
@@ -49,19 +52,40 @@ pub(super) fn servers(
     let target = |number| Target::Server(ServerId(number as u16));
     servers.map(move |(number, server)| {
         let row = row(target(number), server.as_ref(), settings, table, now);
+        let row = with_lookup(row, server.as_ref(), lookups);
         with_check(row, ServerId(number as u16), settings, checks, now)
     })
 }
 
 /// The emergency or the abuse server, if there is one.
-pub(super) fn backup(target: Target, settings: &Settings, table: &Table) -> Option<ServerStatus> {
+pub(super) fn backup(
+    target: Target,
+    settings: &Settings,
+    table: &Table,
+    lookups: &Lookups,
+) -> Option<ServerStatus> {
     let server = settings.target(target)?;
-    Some(row(target, Some(server), settings, table, Now::take()))
+    let row = row(target, Some(server), settings, table, Now::take());
+    Some(with_lookup(row, Some(server), lookups))
 }
 
 /// The code of a server for JSON: null for none.
 pub(super) fn code_or_null<S: Serializer>(code: &i32, to: S) -> Result<S::Ok, S::Error> {
     Target::from_code(*code).map(Target::code).serialize(to)
+}
+
+/// A row with what is known of its name.
+fn with_lookup(row: ServerStatus, server: Option<&Server>, lookups: &Lookups) -> ServerStatus {
+    let Some((server, name)) = server.and_then(|server| Some((server, server.looked_up()?))) else {
+        return row;
+    };
+    let addresses = server.addresses().map(|address| address.host().to_string()).collect();
+    let lookup = lookups.host(&name).map(|known| LookupStatus {
+        last: known.last,
+        failing_since: known.outage.as_ref().map(|outage| outage.since),
+        reason: known.outage.as_ref().map(|outage| outage.reason.clone()),
+    });
+    ServerStatus { addresses, lookup, ..row }
 }
 
 /// A row with what its check says.
@@ -199,6 +223,8 @@ fn row(
         history: History::default(),
         // As well.
         check: None,
+        addresses: Vec::new(),
+        lookup: None,
     };
     ServerStatus { state_text: status.in_words(unix), ..status }
 }
@@ -263,7 +289,8 @@ mod tests {
         table.take_out(1, now + 60_000, 8);
         // The time on the blacklist is over.
         assert!(worker_table.set_blacklist(4, 1, 9));
-        let rows: Vec<ServerStatus> = servers(&settings, &table, &Checks::default()).collect();
+        let rows: Vec<ServerStatus> =
+            servers(&settings, &table, &Checks::default(), &Lookups::default()).collect();
         let states: Vec<ServerState> = rows.iter().map(|row| row.state).collect();
         assert_eq!(
             states,
@@ -279,7 +306,10 @@ mod tests {
         assert_eq!((rows[0].blacklisted, rows[1].blacklisted, rows[4].blacklisted), (12, 60, 0));
         let closed = |mode, down| {
             table.set_standing(0, pen_table::Standing { mode, down });
-            servers(&settings, &table, &Checks::default()).next().unwrap().state
+            servers(&settings, &table, &Checks::default(), &Lookups::default())
+                .next()
+                .unwrap()
+                .state
         };
         let down = pen_table::DownCode::new(7);
         assert_eq!(closed(TableMode::Ready, down), ServerState::Failed, "traffic is first");
@@ -287,8 +317,8 @@ mod tests {
         assert_eq!(closed(TableMode::Maint, down), ServerState::Maint);
         table.clear_blacklist(0);
         assert_eq!(closed(TableMode::Ready, down), ServerState::Down);
-        let backups =
-            [Target::Emergency, Target::Abuse].map(|target| backup(target, &settings, &table));
+        let backups = [Target::Emergency, Target::Abuse]
+            .map(|target| backup(target, &settings, &table, &Lookups::default()));
         assert_eq!(
             backups.map(|row| row.map(|row| (row.number, row.state))),
             [Some((None, ServerState::Up)), None]

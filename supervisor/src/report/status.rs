@@ -17,6 +17,7 @@ use pen_table::Table;
 
 use crate::clock;
 use crate::log::recent::Recent;
+use crate::lookups::LookupCounts;
 use crate::processes::old::OldWorkerSummary;
 use crate::report::Program;
 use crate::report::past::Past;
@@ -48,11 +49,12 @@ pub(crate) fn take(known: Known<'_>, settings: &Settings, table: &Table) -> Stat
     let Known { certificates, events, .. } = known;
     let time = clock::now();
     let other = |target| {
-        let server = backup(target, settings, table)?;
+        let server = backup(target, settings, table, program.lookups)?;
         Some(ServerStatus { history: past.histories.of(target), ..server })
     };
-    let regular: Vec<ServerStatus> =
-        servers(settings, table, program.checks).map(|server| with_history(server, past)).collect();
+    let regular: Vec<ServerStatus> = servers(settings, table, program.checks, program.lookups)
+        .map(|server| with_history(server, past))
+        .collect();
     Status {
         version: program.version.to_owned(),
         time: date_time(time),
@@ -71,7 +73,14 @@ pub(crate) fn take(known: Known<'_>, settings: &Settings, table: &Table) -> Stat
         dummy: settings.dummy,
         clients: table.clients_used(),
         clients_max: settings.clients_max,
-        counts: counts(&counters, past, events.lost(), certificates.is_some()),
+        counts: counts(
+            &counters,
+            past,
+            program.lookups.counts(),
+            events.lost(),
+            certificates.is_some(),
+        ),
+        names_failing: u32::try_from(program.lookups.failing()).unwrap_or(u32::MAX),
         disregards_checks: disregards_checks(&regular, settings),
         servers: regular,
         emergency: other(Target::Emergency),
@@ -100,7 +109,13 @@ impl From<&OldWorkerSummary> for OldWorkerStatus {
 }
 
 /// What workers and the supervisor counted, by the names of a [`Status`].
-fn counts(counters: &Counters, past: &Past, withheld: u64, has_tls: bool) -> Counts {
+fn counts(
+    counters: &Counters,
+    past: &Past,
+    lookups: LookupCounts,
+    withheld: u64,
+    has_tls: bool,
+) -> Counts {
     let reason = |reason: &str, count| ReasonCount { reason: reason.into(), count };
     let Counters {
         accepted,
@@ -158,6 +173,8 @@ fn counts(counters: &Counters, past: &Past, withheld: u64, has_tls: bool) -> Cou
         reloads_failed: reloads.failed,
         upgrades: upgrades.succeeded,
         upgrades_failed: upgrades.failed,
+        lookups: lookups.succeeded,
+        lookups_failed: lookups.failed,
         tls: has_tls.then(|| tls_counts(&handshakes_by_kind, &handshake_failures)),
     }
 }

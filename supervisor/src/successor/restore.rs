@@ -282,6 +282,7 @@ impl Checked {
             control,
             page,
             checks: (state.checks, self.checker),
+            lookups: state.lookups,
             retired: state.retired.0,
             past: state.past,
             file_refused: state.runtime.file_refused,

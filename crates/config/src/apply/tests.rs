@@ -46,8 +46,9 @@ fn answers_that_come_in_turns_move_nothing() {
     };
     assert_eq!(by("server 0 address farm", &[1, 2, 3]), "10.0.0.1:80 10.0.0.2:80 10.0.0.3:80");
     assert_eq!(by("server 0 address farm", &[3, 1, 2]), "10.0.0.1:80 10.0.0.2:80 10.0.0.3:80");
-    assert_eq!(by("server 0 address farm", &[4, 3, 2]), "10.0.0.2:80 10.0.0.3:80 10.0.0.4:80");
-    assert_eq!(by("server 0 port 81", &[]), "10.0.0.2:81 10.0.0.3:81 10.0.0.4:81");
+    assert_eq!(by("server 0 address farm", &[4, 3, 2]), "10.0.0.4:80 10.0.0.3:80 10.0.0.2:80");
+    assert_eq!(by("server 0 address farm", &[5, 3, 4]), "10.0.0.4:80 10.0.0.3:80 10.0.0.5:80");
+    assert_eq!(by("server 0 port 81", &[]), "10.0.0.4:81 10.0.0.3:81 10.0.0.5:81");
     assert_eq!(by("server 0 address farm port 81", &[9, 9]), "10.0.0.9:81");
     assert_eq!(by("server 0 address 10.0.0.3", &[]), "10.0.0.3:81");
 }

@@ -104,7 +104,6 @@ macro_rules! table {
 /// are refused, and neither help nor the manual has them.
 pub(crate) const UNBUILT: &[&str] = &[
     "rebalance",
-    "resolve",
     "server_tls",
     "server_tls_ca",
     "server_tls_cert",
@@ -372,7 +371,7 @@ const WITH_GRAMMAR: &[Entry] = table! {
         Setting(|e, w, no| start_switch(Startup::RequireSandbox, e, w, no)),
         "Do not start if the system cannot confine every process as it should; only at the start.";
     "resolve" "[SECONDS]": Number(Number::Resolve),
-        "Show or set how often the names of servers are looked up again; 0 = never.";
+        "Show or set how many seconds after a lookup the names of servers are looked up again; 0 = never.";
     "resume" "": Action(|_, _| Ok(Action::Resume)),
         "Serve the clients that pause let wait, and all new ones.";
     "roundrobin" "[on|off]" no: Switch(Switch::Roundrobin),

@@ -90,6 +90,21 @@ pub(super) const FAMILIES: &[Family] = &[
     ),
     Family::written(
         Kind::Counter,
+        "pen_lookups_total",
+        "Repeated lookups of names of servers, by result.",
+        &["result"],
+        |state, text| {
+            let counts = &state.status.counts;
+            results(counts.lookups, counts.lookups_failed, text);
+        },
+    ),
+    Family::gauge(
+        "pen_names_failing",
+        "Names of servers that had no answer when they were last looked up.",
+        |status| status.names_failing.into(),
+    ),
+    Family::written(
+        Kind::Counter,
         "pen_upgrades_total",
         "Upgrades to another program without a restart, by result.",
         &["result"],

@@ -175,6 +175,7 @@ fn counted<'a>(counts: &'a Counts, handshakes: Option<&'a [ReasonCount]>) -> Vec
         fault("Waits for the table given up", counts.table_lock_timeouts),
         plain("Reloads", counts.reloads),
         fault("Reloads failed", counts.reloads_failed),
+        fault("Lookups failed", counts.lookups_failed),
         plain("Upgrades", counts.upgrades),
         fault("Upgrades failed", counts.upgrades_failed),
     ];

@@ -57,10 +57,12 @@ fn look(kind: EventKind) -> (&'static str, Icon) {
         | EventKind::ServerLimit
         | EventKind::ConnectionsLimit
         | EventKind::CertificateExpires
+        | EventKind::LookupFailed
         | EventKind::Shortage
         | EventKind::LogLost => ("full", Icon::Triangle),
         EventKind::Started
         | EventKind::ServerUp
+        | EventKind::LookupWorks
         | EventKind::WorkerReplaced
         | EventKind::Reloaded
         | EventKind::Upgraded => ("up", Icon::Check),

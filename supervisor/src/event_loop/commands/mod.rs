@@ -90,6 +90,7 @@ impl Supervisor {
         let progress = match request {
             Request::Hangup => self.hang_up(now).map(JobStage::Reload),
             Request::RereadTls => self.reread_tls(now).map(JobStage::Reload),
+            Request::MoveServers => self.take_answers(now).map(JobStage::Reload),
             Request::Upgrade => self.begin_upgrade(by, now),
             Request::Command(Command::Query(query), _) => {
                 self.query(query, now).map(JobStage::Query)
@@ -214,6 +215,7 @@ impl Supervisor {
             // A HUP that came meanwhile is still to be answered.
             (Requester::Hangup, _) if self.queue.hangup => {}
             (Requester::Hangup, _) => self.announce(Instant::now()),
+            (Requester::Names, _) => {}
             (Requester::Signal { asker }, _) => self.answer_asker(asker, &reply),
         }
     }

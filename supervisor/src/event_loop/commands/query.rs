@@ -90,7 +90,8 @@ impl Supervisor {
             Query::Sandbox => ControlReply::text(display::table(jail)),
             Query::Servers(form) => {
                 return report("servers", jail, now, |to| {
-                    report::servers(form, settings, table, &self.checking.known, to)
+                    let (checks, lookups) = (&self.checking.known, &self.names.known);
+                    report::servers(form, settings, table, checks, lookups, to)
                 });
             }
             Query::Show(word) => return self.show(word.as_deref(), now),
@@ -156,8 +157,8 @@ impl Supervisor {
     ) -> report::Program<'l> {
         let uptime = now.saturating_duration_since(self.state.started);
         let (workers, version) = (self.pool.size(), self.build.version);
-        let checks = &self.checking.known;
-        report::Program { uptime, listen, workers, version, checks }
+        let (checks, lookups) = (&self.checking.known, &self.names.known);
+        report::Program { uptime, listen, workers, version, checks, lookups }
     }
 
     fn number(&mut self, which: Number, now: Instant) -> Progress<QueryStage> {

@@ -36,6 +36,8 @@ pub(in crate::event_loop) struct CommandQueue {
     after_hangup: bool,
     /// The TLS files are to be read again.
     reread: bool,
+    /// Names have addresses that are to be put in force.
+    moves: bool,
     /// The requesters of upgrades by signal, in order.
     upgrades: VecDeque<Requester>,
     /// The job that began last was an upgrade by signal.
@@ -67,6 +69,8 @@ pub(in crate::event_loop::commands) enum Request {
     Hangup,
     /// The reading of the TLS files again.
     RereadTls,
+    /// The answers for the names of servers.
+    MoveServers,
     /// The signal USR2.
     Upgrade,
 }
@@ -135,6 +139,11 @@ impl CommandQueue {
         self.reread = true;
     }
 
+    /// Requests that the answers for names are put in force.
+    pub(in crate::event_loop) fn move_servers(&mut self) {
+        self.moves = true;
+    }
+
     /// The requesters of further upgrades by signal.
     pub(in crate::event_loop) fn upgrades(&self) -> impl Iterator<Item = Requester> {
         self.upgrades.iter().copied()
@@ -146,6 +155,7 @@ impl CommandQueue {
             || !self.queue.is_empty()
             || self.hangup
             || self.reread
+            || self.moves
             || self.report.is_some()
             || self.report_requested
     }
@@ -292,6 +302,9 @@ impl CommandQueue {
         if !self.hangup && std::mem::take(&mut self.reread) {
             return Some((Requester::Hangup, Request::RereadTls));
         }
+        if std::mem::take(&mut self.moves) {
+            return Some((Requester::Names, Request::MoveServers));
+        }
         let QueuedCommand { by, command, file } =
             if commands { self.queue.pop_front()? } else { return None };
         Some((by, Request::Command(command, file)))
@@ -325,7 +338,7 @@ impl CommandQueue {
             JobStage::Query(stage) => !stage.is_rendering(),
         });
         self.report.take_if(|stage| !stage.is_rendering());
-        (self.hangup, self.reread, self.more) = (false, false, false);
+        (self.hangup, self.reread, self.moves, self.more) = (false, false, false, false);
         self.report_requested = false;
         self.queue.clear();
         self.upgrades.clear();

@@ -28,6 +28,7 @@ impl Supervisor {
     pub(crate) fn run(&mut self, signals: &Signals, deferred: Vec<SignalRequest>) {
         self.phase = Phase::Serving;
         self.keep(End::Running);
+        self.follow_names();
         self.announce(Instant::now());
         let mut stop = deferred.into_iter().find_map(|request| self.handle_signal(request));
         while stop.is_none() {

@@ -35,6 +35,7 @@ impl Supervisor {
             self.logger.warning("the report was not made: pen stops");
         }
         self.queue.stop();
+        self.stop_round();
         if let Some(upgrade) = self.upgrade.take() {
             self.queue.leave(upgrade.kill());
         }
@@ -81,6 +82,7 @@ impl Supervisor {
     fn end(&mut self) {
         self.phase = Phase::Stopping;
         self.queue.stop();
+        self.stop_round();
         self.queue.kill();
         self.pool.workers_mut().for_each(|worker| worker.peer.kill());
         self.control.iter_mut().for_each(|control| control.kill());

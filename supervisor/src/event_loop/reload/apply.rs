@@ -203,6 +203,16 @@ impl Supervisor {
         Ok(success)
     }
 
+    /// Puts settings in force in which names have other addresses.
+    pub(in crate::event_loop) fn publish_moved(&mut self, settings: Settings) -> io::Result<Moves> {
+        let settings = Settings { generation: settings.generation + 1, ..settings };
+        let encoded = memory::encoded(&settings)?;
+        let moves = self.begin_moves(&settings);
+        self.publish(settings, encoded);
+        self.tell_positions(&moves);
+        Ok(moves)
+    }
+
     /// Puts settings in force, and sends them to all processes.
     fn publish(&mut self, settings: Settings, encoded: OwnedFd) {
         self.logger.set_verbosity(settings.debug);
@@ -214,6 +224,7 @@ impl Supervisor {
         }
         (self.context.settings, self.context.encoded) = (settings, encoded);
         self.renew_checks();
+        self.follow_names();
         // Before the workers know of a new server: nobody may go there who should not.
         self.restate();
         self.pool.workers_mut().for_each(|worker| worker.renew_settings());

@@ -23,8 +23,6 @@ use crate::files::configuration::in_order;
 use crate::files::line_log::LineLog;
 use crate::helpers::names::{FoundAddresses, Inquiry};
 use crate::helpers::resolve::{Asking, ResolvePatience};
-use crate::jail::Jail;
-use crate::jail::user;
 use crate::limits;
 
 impl Supervisor {
@@ -43,14 +41,11 @@ impl Supervisor {
                 Err(why) => self.refuse(&configuration, vec![why]),
             };
         }
-        let Jail { identity, sandbox, .. } = &self.context.jail;
-        let jail =
-            Jail { root: None, identity: user::of_resolver(identity), sandbox: sandbox.clone() };
-        match Asking::begin(questions, &jail, RESOLVE_PATIENCE) {
+        match Asking::begin(questions, &self.resolver_jail(), RESOLVE_PATIENCE) {
             Ok(asking) => {
                 Progress::Wait(ReloadStage::Asking(asking, inquiry, Box::new(configuration)))
             }
-            Err(why) => self.refuse(&configuration, vec![why]),
+            Err(unasked) => self.refuse(&configuration, vec![unasked.to_string()]),
         }
     }
 
@@ -61,6 +56,7 @@ impl Supervisor {
         found: &FoundAddresses,
         now: Instant,
     ) -> Progress<ReloadStage> {
+        self.names.supersede(&found.names);
         match self.checked(&configuration, found) {
             Ok((settings, unopened, notices)) => {
                 let resolved = Resolved { configuration, settings, unopened, notices };

@@ -76,8 +76,14 @@ impl Upgrade {
                 Requester::Signal { asker: Some(other) },
             ) => asker == other,
             (
-                Requester::Signal { .. } | Requester::Operator { .. } | Requester::Hangup,
-                Requester::Signal { .. } | Requester::Operator { .. } | Requester::Hangup,
+                Requester::Signal { .. }
+                | Requester::Operator { .. }
+                | Requester::Hangup
+                | Requester::Names,
+                Requester::Signal { .. }
+                | Requester::Operator { .. }
+                | Requester::Hangup
+                | Requester::Names,
             ) => false,
         }
     }
@@ -120,6 +126,7 @@ impl Supervisor {
             .and_then(|()| self.rehearse(by, now));
         match begun {
             Ok(rehearsal) => {
+                self.stop_round();
                 self.logger.debug(&format!("upgrade, by {by}: the new program is rehearsed"));
                 let stage = UpgradeStage::Rehearsing;
                 self.upgrade = Some(Upgrade { by, rehearsal, stage });

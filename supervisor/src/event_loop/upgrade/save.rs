@@ -30,7 +30,7 @@ use crate::handover::state::{
     Asker, CHECKS, CONNECTION_LOG, CarriedConnectionLog, CarriedExport, CarriedFile, CarriedKeys,
     CarriedLaunch, CarriedListener, CarriedLog, CarriedNotify, CarriedOldTable, CarriedOldWorker,
     CarriedPidFile, CarriedPort, CarriedProcess, CarriedRuntime, CarriedSlot, CarriedStatusFile,
-    CarriedTable, CarriedWorker, FileMaker, HOLD, PAGE, PLACEMENT, SERVER_STATES, State,
+    CarriedTable, CarriedWorker, FileMaker, HOLD, NAMES, PAGE, PLACEMENT, SERVER_STATES, State,
 };
 use crate::processes::child::children;
 use crate::processes::old_tables::OldTable;
@@ -115,6 +115,7 @@ impl Supervisor {
             control: self.control.as_ref().map(|control| save_port(control, to)),
             page: self.page.as_ref().map(|page| save_port(page, to)),
             checks: self.checking.known.carried(),
+            lookups: self.names.known.carried(),
             checker: self.checking.process().and_then(Checker::peer).map(|peer| to.process(peer)),
             pid_file: self.pid_file.as_ref().map(|file| CarriedPidFile {
                 path: file.path().into(),
@@ -179,7 +180,9 @@ impl Supervisor {
             Method::Prio | Method::Weight | Method::Hash | Method::RoundRobin => false,
         };
         let placement = is_later.then(|| PLACEMENT.to_owned());
-        [log, page, checks, hold, states, placement].into_iter().flatten().collect()
+        let follows = settings.resolve > 0 && self.names.known.has_names();
+        let names = follows.then(|| NAMES.to_owned());
+        [log, page, checks, hold, states, placement, names].into_iter().flatten().collect()
     }
 
     fn save_launch(&self) -> CarriedLaunch {
@@ -234,7 +237,7 @@ impl Supervisor {
     fn save_upgrades(&self) -> Vec<Option<i32>> {
         let upgrades = self.queue.upgrades().filter_map(|by| match by {
             Requester::Signal { asker } => Some(asker.map(Pid::as_raw)),
-            Requester::Operator { .. } | Requester::Hangup => None,
+            Requester::Operator { .. } | Requester::Hangup | Requester::Names => None,
         });
         upgrades.collect()
     }
@@ -246,7 +249,7 @@ fn asker(by: Requester) -> Asker {
             Asker::Operator { pid: pid.as_raw(), ticket, who }
         }
         Requester::Signal { asker } => Asker::Signal(asker.map(|asker| asker.as_raw())),
-        Requester::Hangup => Asker::Signal(None),
+        Requester::Hangup | Requester::Names => Asker::Signal(None),
     }
 }
 

@@ -9,10 +9,10 @@ use std::os::fd::AsFd;
 use dns_lookup::{AddrInfoHints, LookupError, LookupErrorKind, getaddrinfo};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
-use pen_config::address::{HostAddress, MOST_ADDRESSES};
+use pen_config::address::HostAddress;
 use pen_ipc::channel::{Channel, Received, Sent};
 
-use crate::helpers::resolve::question::{Question, ResolveFailure, ResolverAnswer};
+use crate::helpers::resolve::question::{MOST_FOUND, Question, ResolveFailure, ResolverAnswer};
 use crate::jail::Jail;
 use crate::jail::sandbox::ProcessKind;
 use crate::signals;
@@ -86,7 +86,7 @@ fn look_up(question: &Question) -> Result<ResolverAnswer, ResolveFailure> {
     let mut found = Vec::new();
     for each in getaddrinfo(host, service, Some(hints(socktype))).map_err(failure)? {
         let address = each.map_err(|_| ResolveFailure::Resolver)?.sockaddr;
-        if !found.contains(&address) && found.len() < MOST_ADDRESSES {
+        if !found.contains(&address) && found.len() < MOST_FOUND {
             found.push(address);
         }
     }

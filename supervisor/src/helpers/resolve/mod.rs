@@ -26,6 +26,7 @@ use crate::helpers::resolve::question::RefusedAnswer;
 pub(crate) use crate::helpers::resolve::question::{Question, ResolverAnswer, Unresolved};
 use crate::jail::Jail;
 use crate::launch::interrupt::Interrupts;
+use crate::processes::child::Child;
 
 /// The reason why a start has no answers.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +37,17 @@ pub(crate) enum ResolveError {
     /// The names cannot be looked up, or the start is interrupted.
     #[error("{0}")]
     Start(#[from] StartError),
+}
+
+/// What became of a question.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Answered {
+    /// The answer; never [`ResolverAnswer::Failed`].
+    Found(ResolverAnswer),
+    /// There is no answer, for this reason.
+    Failed(String),
+    /// The time for all questions was over before there was an answer.
+    NotReached,
 }
 
 /// Time limits for lookups.
@@ -69,7 +81,8 @@ pub(crate) fn resolve(
     if questions.is_empty() {
         return Ok(Vec::new());
     }
-    let mut asking = Asking::begin(questions, jail, patience).map_err(StartError)?;
+    let asking = Asking::begin(questions, jail, patience);
+    let mut asking = asking.map_err(|unasked| StartError(unasked.to_string()))?;
     let answers = loop {
         if let Some(answers) = asking.read(Instant::now()) {
             break answers;
@@ -88,7 +101,7 @@ pub(crate) fn resolve(
 pub(crate) struct Asking {
     questions: Vec<Question>,
     /// The outcomes in the order of the questions; none = not known yet.
-    outcomes: Vec<Option<Result<ResolverAnswer, String>>>,
+    outcomes: Vec<Option<Answered>>,
     /// The number of questions that were sent.
     asked: usize,
     resolvers: Vec<ResolverProcess>,
@@ -108,12 +121,12 @@ impl Asking {
     /// Starts the lookups. There is at least one name.
     ///
     /// # Errors
-    /// No child can be forked now.
+    /// No child can be forked now: the first name, and why.
     pub(crate) fn begin(
         questions: Vec<Question>,
         jail: &Jail,
         patience: ResolvePatience,
-    ) -> Result<Asking, String> {
+    ) -> Result<Asking, Unresolved> {
         let (now, count) = (Instant::now(), questions.len());
         let mut asking = Asking {
             outcomes: questions.iter().map(|_| None).collect(),
@@ -126,8 +139,9 @@ impl Asking {
         };
         match asking.spawn(now) {
             Err(error) if asking.resolvers.is_empty() => {
-                let first = asking.questions.first().map_or("", Question::word);
-                Err(format!("cannot resolve {first}: {}", error_text(&error)))
+                let first = asking.questions.first().cloned();
+                let question = first.unwrap_or(Question::Host(String::new()));
+                Err(Unresolved { question, reason: error_text(&error) })
             }
             // Fewer children take longer, but are enough.
             Ok(()) | Err(_) => Ok(asking),
@@ -168,14 +182,35 @@ impl Asking {
         &mut self,
         now: Instant,
     ) -> Option<Result<Vec<ResolverAnswer>, Vec<Unresolved>>> {
+        let all = self.patience.all(self.questions.len());
+        let (mut answers, mut unresolved) = (Vec::new(), Vec::new());
+        for (question, answered) in self.each(now)? {
+            let reason = match answered {
+                Answered::Found(answer) => {
+                    answers.push(answer);
+                    continue;
+                }
+                Answered::Failed(reason) => reason,
+                Answered::NotReached => format!("not within {} s", all.as_secs()),
+            };
+            unresolved.push(Unresolved { question, reason });
+        }
+        Some(if unresolved.is_empty() { Ok(answers) } else { Err(unresolved) })
+    }
+
+    /// All questions in their order with what became of them, once that is known of all or the time
+    /// is over.
+    pub(crate) fn each(&mut self, now: Instant) -> Option<Vec<(Question, Answered)>> {
         let Asking { questions, outcomes, asked, patience, .. } = self;
-        let mut is_last = false;
+        let mut unfit = None;
         self.resolvers.retain_mut(|resolver| {
             loop {
                 let Some((outcome, state)) = resolver.read(questions, *patience, now) else {
                     return true;
                 };
-                is_last |= state == ResolverState::Unfit;
+                if let (ResolverState::Unfit, Answered::Failed(reason)) = (state, &outcome) {
+                    unfit = Some(reason.clone());
+                }
                 if let Some(open) = outcomes.get_mut(resolver.question) {
                     *open = Some(outcome);
                 }
@@ -186,52 +221,34 @@ impl Asking {
                 }
             }
         });
-        // A new child replaces one that had to end, for the names that are left.
-        let reason = if is_last {
-            None
-        } else {
-            match self.spawn(now) {
+        let missing = match unfit {
+            Some(reason) => Answered::Failed(reason),
+            // A new child replaces one that had to end, for the names that are left.
+            None => match self.spawn(now) {
                 Err(error) if self.resolvers.is_empty() => {
-                    Some(format!("not asked: {}", error_text(&error)))
+                    Answered::Failed(format!("not asked: {}", error_text(&error)))
                 }
-                Ok(()) | Err(_) if now >= self.deadline => {
-                    let all = self.patience.all(self.questions.len());
-                    Some(format!("not within {} s", all.as_secs()))
+                Ok(()) | Err(_) if now >= self.deadline => Answered::NotReached,
+                Ok(()) | Err(_) if self.outcomes.iter().all(Option::is_some) => {
+                    Answered::NotReached
                 }
-                Ok(()) | Err(_) if self.outcomes.iter().all(Option::is_some) => None,
                 Ok(()) | Err(_) => return None,
-            }
+            },
         };
         self.resolvers.clear();
-        Some(self.outcome(reason.as_deref()))
-    }
-
-    /// All answers, or all names without one. Names whose outcome is unknown get the reason
-    /// `missing`, or are left out.
-    fn outcome(&mut self, missing: Option<&str>) -> Result<Vec<ResolverAnswer>, Vec<Unresolved>> {
-        let (mut answers, mut unresolved) = (Vec::new(), Vec::new());
-        for (question, outcome) in self.questions.iter().zip(std::mem::take(&mut self.outcomes)) {
-            let reason = match (outcome, missing) {
-                (Some(Ok(answer)), _) => {
-                    answers.push(answer);
-                    continue;
-                }
-                (Some(Err(reason)), _) => reason,
-                (None, Some(reason)) => reason.into(),
-                (None, None) => continue,
-            };
-            unresolved.push(Unresolved { question: question.clone(), reason });
-        }
-        if unresolved.is_empty() && answers.len() == self.questions.len() {
-            Ok(answers)
-        } else {
-            Err(unresolved)
-        }
+        let outcomes = std::mem::take(&mut self.outcomes).into_iter();
+        let outcomes = outcomes.map(|outcome| outcome.unwrap_or_else(|| missing.clone()));
+        Some(std::mem::take(&mut self.questions).into_iter().zip(outcomes).collect())
     }
 
     /// Kills and reaps the children.
     pub(crate) fn end(self) {
-        self.resolvers.into_iter().for_each(|resolver| resolver.helper.kill().end());
+        self.kill().for_each(Child::end);
+    }
+
+    /// Kills the children, and returns them.
+    pub(crate) fn kill(self) -> impl Iterator<Item = Child> {
+        self.resolvers.into_iter().map(|resolver| resolver.helper.kill())
     }
 }
 
@@ -264,24 +281,25 @@ impl ResolverProcess {
         questions: &[Question],
         patience: ResolvePatience,
         now: Instant,
-    ) -> Option<(Result<ResolverAnswer, String>, ResolverState)> {
+    ) -> Option<(Answered, ResolverState)> {
         let question = questions.get(self.question)?;
+        let failed = |reason: &str, state| (Answered::Failed(reason.into()), state);
         Some(match self.helper.read(now)? {
             Ok((answer, _)) => match question.check(answer) {
-                Ok(answer) => (Ok(answer), ResolverState::Idle),
+                Ok(answer) => (Answered::Found(answer), ResolverState::Idle),
                 Err(RefusedAnswer { reason, is_last: true }) => {
-                    (Err(reason.into()), ResolverState::Unfit)
+                    failed(reason, ResolverState::Unfit)
                 }
                 Err(RefusedAnswer { reason, is_last: false }) => {
-                    (Err(reason.into()), ResolverState::Idle)
+                    failed(reason, ResolverState::Idle)
                 }
             },
-            Err(HelperFailure::Late) => (
-                Err(format!("no answer within {} s", patience.each.as_secs())),
-                ResolverState::Gone,
-            ),
+            Err(HelperFailure::Late) => {
+                let reason = format!("no answer within {} s", patience.each.as_secs());
+                failed(&reason, ResolverState::Gone)
+            }
             Err(HelperFailure::Ended) => {
-                (Err("the resolver ended without an answer".into()), ResolverState::Gone)
+                failed("the resolver ended without an answer", ResolverState::Gone)
             }
         })
     }
@@ -371,7 +389,13 @@ mod tests {
             result(&["a", "b"], &[&[ResolverAnswer::Failed(ResolveFailure::Confinement)]])
                 .unwrap_err(),
         );
-        assert_eq!(unconfined, ["cannot resolve a: the resolver process could not be confined"]);
+        assert_eq!(
+            unconfined,
+            [
+                "cannot resolve a: the resolver process could not be confined",
+                "cannot resolve b: the resolver process could not be confined"
+            ]
+        );
         assert_eq!(result(&["a"], &[std::slice::from_ref(&found)]), Ok(vec![found]));
     }
 

@@ -2,11 +2,16 @@
 
 #![forbid(unsafe_code)]
 
-use pen_config::address::{HostAddress, MOST_ADDRESSES};
+use pen_config::address::HostAddress;
 use serde::{Deserialize, Serialize};
 
+/// Most addresses in an answer. Of one server, pen uses at most
+/// [`pen_config::address::MOST_ADDRESSES`]; but an address in use that is one of many must be
+/// found among them. So many fit into a message.
+pub(crate) const MOST_FOUND: usize = 512;
+
 /// A name to look up.
-#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
 pub(crate) enum Question {
     /// The address of a host.
     Host(String),
@@ -20,7 +25,7 @@ pub(crate) enum Question {
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub(crate) enum ResolverAnswer {
     /// The addresses of a host, in the order in which to try them: at least one, at most
-    /// [`MOST_ADDRESSES`].
+    /// [`MOST_FOUND`].
     Host(Vec<HostAddress>),
     /// A port.
     Service(u16),
@@ -47,7 +52,8 @@ pub(crate) enum ResolveFailure {
 pub(crate) struct Unresolved {
     /// The name.
     pub(crate) question: Question,
-    pub(super) reason: String,
+    /// Why.
+    pub(crate) reason: String,
 }
 
 #[cfg(test)]
@@ -60,7 +66,7 @@ impl Unresolved {
 
 impl Question {
     /// The name.
-    pub(super) fn word(&self) -> &str {
+    pub(crate) fn word(&self) -> &str {
         match self {
             Question::Host(name) | Question::TcpService(name) | Question::UdpService(name) => name,
         }
@@ -70,7 +76,7 @@ impl Question {
     pub(super) fn check(&self, answer: ResolverAnswer) -> Result<ResolverAnswer, RefusedAnswer> {
         let reason = match (self, answer) {
             (Question::Host(_), ResolverAnswer::Host(found))
-                if (1..=MOST_ADDRESSES).contains(&found.len()) =>
+                if (1..=MOST_FOUND).contains(&found.len()) =>
             {
                 return Ok(ResolverAnswer::Host(found));
             }
@@ -136,7 +142,7 @@ mod tests {
         let (host, service) = (Question::Host("www1".into()), Question::TcpService("http".into()));
         let ip = ResolverAnswer::Host(vec![localhost()]);
         assert!(host.check(ResolverAnswer::Host(Vec::new())).is_err());
-        assert!(host.check(ResolverAnswer::Host(vec![localhost(); MOST_ADDRESSES + 1])).is_err());
+        assert!(host.check(ResolverAnswer::Host(vec![localhost(); MOST_FOUND + 1])).is_err());
         assert_eq!(host.check(ip.clone()).unwrap(), ip);
         assert!(host.check(ResolverAnswer::Service(80)).is_err());
         assert!(service.check(ResolverAnswer::Service(0)).is_err());

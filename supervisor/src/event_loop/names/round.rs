@@ -1,0 +1,102 @@
+//! A round of lookups under way, and its answers until they are put in force.
+
+#![forbid(unsafe_code)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use pen_config::address::HostAddress;
+
+use crate::helpers::resolve::{
+    Answered, Asking, Question, ResolvePatience, ResolverAnswer, Unresolved,
+};
+use crate::jail::Jail;
+
+/// A round of lookups. The drop kills its children.
+#[derive(Debug)]
+pub(in crate::event_loop) struct Round {
+    pub(in crate::event_loop::names) asking: Asking,
+    pub(in crate::event_loop::names) began: Instant,
+    /// Names that a command or the file has looked up since then: those answers are newer.
+    superseded: BTreeSet<String>,
+}
+
+/// The answers of a round.
+#[derive(Debug, Default)]
+pub(in crate::event_loop) struct Answers {
+    hosts: BTreeMap<String, Vec<HostAddress>>,
+}
+
+impl Round {
+    /// Begins a round. There is at least one question.
+    ///
+    /// # Errors
+    /// No child can be forked now: the reason.
+    pub(in crate::event_loop::names) fn begin(
+        questions: Vec<Question>,
+        resolver: &Jail,
+        now: Instant,
+    ) -> Result<Round, String> {
+        let asking = Asking::begin(questions, resolver, PATIENCE);
+        let asking = asking.map_err(|Unresolved { reason, .. }| reason)?;
+        Ok(Round { asking, began: now, superseded: BTreeSet::new() })
+    }
+
+    /// Leaves out the answers for these names.
+    pub(in crate::event_loop::names) fn supersede<'n>(
+        &mut self,
+        names: impl Iterator<Item = &'n String>,
+    ) {
+        self.superseded.extend(names.cloned());
+    }
+
+    /// What became of the questions, once the round is over, without what is known better by now.
+    pub(in crate::event_loop::names) fn read(
+        &mut self,
+        now: Instant,
+    ) -> Option<Vec<(Question, Answered)>> {
+        let mut outcomes = self.asking.each(now)?;
+        outcomes.retain(|(question, _)| match question {
+            Question::Host(name) => !self.superseded.contains(name),
+            Question::TcpService(_) | Question::UdpService(_) => true,
+        });
+        Some(outcomes)
+    }
+}
+
+impl Answers {
+    /// Adds an answer, which fits its question.
+    pub(in crate::event_loop::names) fn add(&mut self, question: Question, answer: ResolverAnswer) {
+        match (question, answer) {
+            (Question::Host(name), ResolverAnswer::Host(found)) => {
+                self.hosts.insert(name, found);
+            }
+            // Services are not looked up again.
+            (
+                Question::Host(_) | Question::TcpService(_) | Question::UdpService(_),
+                ResolverAnswer::Host(_) | ResolverAnswer::Service(_) | ResolverAnswer::Failed(_),
+            ) => {}
+        }
+    }
+
+    /// Whether there is none.
+    pub(in crate::event_loop::names) fn is_empty(&self) -> bool {
+        self.hosts.is_empty()
+    }
+
+    /// The addresses of a host.
+    pub(in crate::event_loop::names) fn host(&self, name: &str) -> Option<&[HostAddress]> {
+        self.hosts.get(name).map(Vec::as_slice)
+    }
+
+    /// Drops the answers for these names.
+    pub(in crate::event_loop::names) fn supersede<'n>(
+        &mut self,
+        names: impl Iterator<Item = &'n String>,
+    ) {
+        names.for_each(|name| drop(self.hosts.remove(name)));
+    }
+}
+
+/// How long a name may take.
+const PATIENCE: ResolvePatience = ResolvePatience { each: Duration::from_secs(20) };
