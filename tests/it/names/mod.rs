@@ -1,6 +1,7 @@
 //! Names over time: a name server that the tests change, and what pen makes of its answers.
 
 pub mod name_server;
+mod servers;
 
 use std::net::Ipv4Addr;
 
