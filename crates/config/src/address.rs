@@ -20,7 +20,7 @@ pub enum Host {
     /// A link-local IPv6 address with its zone (RFC 4007, section 11): the name or index of an
     /// interface.
     Zoned(Ipv6Addr, String),
-    /// A name; a resolver outside the supervisor looks it up once.
+    /// A name; a resolver outside the supervisor looks it up.
     Name(String),
     /// The path of a Unix stream socket.
     Unix(#[serde(with = "crate::paths")] PathBuf),

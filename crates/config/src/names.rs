@@ -50,8 +50,8 @@ pub(crate) fn of_service(service: &Service) -> Option<Lookup> {
 /// The resolver's answers.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Names {
-    /// The addresses of each host name, in the resolver's order: at least one, at most
-    /// [`crate::address::MOST_ADDRESSES`].
+    /// The addresses of each host name, in the resolver's order: at least one. A server uses at
+    /// most [`crate::address::MOST_ADDRESSES`] of them.
     pub hosts: BTreeMap<String, Vec<HostAddress>>,
     /// The port of each service name.
     pub services: BTreeMap<String, u16>,

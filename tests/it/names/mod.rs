@@ -1,5 +1,6 @@
 //! Names over time: a name server that the tests change, and what pen makes of its answers.
 
+mod faults;
 pub mod name_server;
 mod servers;
 

@@ -15,12 +15,12 @@ use crate::harness::machine::in_own_network;
 use crate::harness::{Backend, Builder, Gate, Pen, Port, ask, eventually};
 
 /// An address of this machine.
-fn at(last: u8) -> Ipv4Addr {
+pub fn at(last: u8) -> Ipv4Addr {
     Ipv4Addr::new(127, 0, 0, last)
 }
 
 /// Servers at one port of these addresses, each named by the last byte of its own.
-fn servers(addresses: &[u8]) -> (u16, Vec<Backend>) {
+pub fn servers(addresses: &[u8]) -> (u16, Vec<Backend>) {
     let first = Port::reserve_on(IpAddr::from(at(addresses[0])));
     let port = first.address().port();
     let others = addresses[1..].iter().map(|last| first.share(IpAddr::from(at(*last)))).collect();
@@ -30,7 +30,7 @@ fn servers(addresses: &[u8]) -> (u16, Vec<Backend>) {
 }
 
 /// A pen whose first server has this name, and that looks names up each second.
-fn follower(name: &str, port: u16) -> Builder {
+pub fn follower(name: &str, port: u16) -> Builder {
     Pen::builder().server_as(format!("{name}:{port}")).options(["-O", "resolve 1"]).control()
 }
 
@@ -39,25 +39,30 @@ fn ask_pen(pen: &Pen) -> Option<String> {
 }
 
 /// What pen says of its first server.
-fn first(pen: &Pen) -> Value {
+pub fn first(pen: &Pen) -> Value {
     let servers: Value = serde_json::from_str(&pen.tell("servers json")).unwrap();
     servers[0].clone()
 }
 
-fn uses(pen: &Pen, last: u8) -> bool {
+pub fn uses(pen: &Pen, last: u8) -> bool {
     first(pen)["address"] == at(last).to_string()
 }
 
 /// How many lookups ended well, and how many did not.
-fn lookups(pen: &Pen) -> (u64, u64) {
+pub fn lookups(pen: &Pen) -> (u64, u64) {
     let status: Value = serde_json::from_str(&pen.tell("overview")).unwrap();
     let count = |name: &str| status["counts"][name].as_u64().unwrap();
     (count("lookups"), count("lookups_failed"))
 }
 
+/// How many events of a kind there were.
+pub fn told(pen: &Pen, kind: &str) -> usize {
+    events(pen).iter().filter(|event| event["kind"] == kind).count()
+}
+
 /// Waits until so many further rounds of lookups that began from now on have ended.
 #[track_caller]
-fn rounds(pen: &Pen, more: u64) {
+pub fn rounds(pen: &Pen, more: u64) {
     let all = |pen: &Pen| lookups(pen).0 + lookups(pen).1;
     // One may be under way.
     let before = all(pen);
@@ -95,8 +100,7 @@ fn answers_in_turns_change_nothing_and_another_one_moves_new_connections() {
     let address = format!("127.0.0.{used}:{port}");
     let to = format!("127.0.0.4:{port}");
     has(&pen, &moved, &[("server", 0.into()), ("from", address.into()), ("address", to.into())]);
-    let told = events(&pen).iter().filter(|event| event["kind"] == "server_address").count();
-    assert_eq!(told, 1, "{}", pen.said());
+    assert_eq!(told(&pen, "server_address"), 1, "{}", pen.said());
     let server = first(&pen);
     assert_eq!(server["name"], "www.test");
     assert_eq!(server["addresses"], serde_json::json!(["127.0.0.4"]));
@@ -113,7 +117,7 @@ fn a_name_without_an_answer_leaves_its_server_where_it_is() {
     let (port, _servers) = servers(&[1, 2]);
     names.addresses("www.test", [at(1)]);
     let pen = follower("www.test", port).start();
-    let told = |kind: &str| events(&pen).iter().filter(|event| event["kind"] == kind).count();
+    let told = |kind: &str| told(&pen, kind);
     let metric = |line: &str| pen.tell("metrics").contains(&format!("\n{line}\n"));
     assert!(metric("pen_names_failing 0"));
     let manners = [
@@ -166,7 +170,7 @@ fn one_address_of_a_hundred_stays_in_use_in_any_order() {
     rounds(&pen, 3);
     assert!(uses(&pen, 101));
     assert_eq!(ask_pen(&pen).as_deref(), Some("101"));
-    assert!(events(&pen).iter().all(|event| event["kind"] != "server_address"), "{}", pen.said());
+    assert_eq!(told(&pen, "server_address"), 0, "{}", pen.said());
     names.addresses("www.test", (1..=100).map(at));
     event(&pen, "server_address", |_| true);
 }
@@ -194,9 +198,7 @@ fn an_address_that_is_an_alternative_stays_in_use() {
     names.addresses("www.test", [at(3)]);
     eventually("one is left", || first(&pen)["addresses"].as_array().unwrap().len() == 1);
     assert!(uses(&pen, 3));
-    let told = events(&pen);
-    let moves: Vec<_> = told.iter().filter(|event| event["kind"] == "server_address").collect();
-    assert_eq!(moves.len(), 2, "the move, and the failover: {moves:?}");
+    assert_eq!(told(&pen, "server_address"), 2, "the move, and the failover: {}", pen.said());
 }
 
 #[test]
@@ -221,9 +223,7 @@ fn a_move_ends_a_blacklisting_by_traffic_and_not_one_by_command() {
     for name in ["one.test", "two.test", "last.test"] {
         names.addresses(name, [at(2)]);
     }
-    eventually("the servers move", || {
-        events(&pen).iter().filter(|event| event["kind"] == "server_address").count() == 3
-    });
+    eventually("the servers move", || told(&pen, "server_address") == 3);
     let servers: Value = serde_json::from_str(&pen.tell("servers json")).unwrap();
     assert_eq!(servers[0]["blacklisted"], 0);
     assert_eq!(servers[1]["state"], "out");
@@ -303,8 +303,7 @@ fn a_late_answer_holds_up_neither_clients_nor_commands() {
     gate.open();
     rounds(&pen, 2);
     assert!(uses(&pen, 3));
-    let moves = events(&pen).iter().filter(|event| event["kind"] == "server_address").count();
-    assert_eq!(moves, 1, "{}", pen.said());
+    assert_eq!(told(&pen, "server_address"), 1, "{}", pen.said());
 }
 
 #[test]

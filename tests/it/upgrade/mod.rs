@@ -186,7 +186,7 @@ impl Installed {
     }
 
     /// The pids of [`Installed::staff`].
-    fn pids(&self) -> BTreeSet<i32> {
+    pub fn pids(&self) -> BTreeSet<i32> {
         self.staff().iter().map(Process::pid).collect()
     }
 
@@ -212,7 +212,7 @@ impl Installed {
 
     /// Waits until so many processes last, and none of these. Returns them.
     #[track_caller]
-    fn has_only_new(&self, before: &BTreeSet<i32>, count: usize) -> Vec<Process> {
+    pub fn has_only_new(&self, before: &BTreeSet<i32>, count: usize) -> Vec<Process> {
         until("only new processes are left", || {
             let staff = self.staff();
             let is_new = staff.iter().all(|process| !before.contains(&process.pid()));

@@ -56,6 +56,15 @@ fn to_a_release_that_holds_nobody_while_somebody_may_be_held() {
 }
 
 #[test]
+fn to_a_release_that_looks_names_up_once_while_they_are_looked_up_again() {
+    let failing = Failing::started(|builder| builder.options(["-e", "localhost:1"]));
+    is_refused_while_in_use(failing, "names", "resolve 0");
+    let failing = Failing::start();
+    failing.pen.install("0.0.9 lacks names");
+    assert_eq!(failing.pen.becomes("0.0.9"), 1, "without a name, nothing needs it");
+}
+
+#[test]
 fn to_a_release_without_a_method_while_it_is_in_force() {
     for method in ["leastconn", "p2c"] {
         let failing = Failing::started(|builder| builder.options(["-O", method]));
