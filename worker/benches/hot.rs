@@ -15,6 +15,7 @@ use pen_table::{Shape, Table, WorkerTable};
 use pen_worker::measured::connection::Timer;
 use pen_worker::measured::connection::connections::Connections;
 use pen_worker::measured::connection::end::{ConnectionEnd, Step};
+use pen_worker::measured::connection::idle_timeout::SilenceLimits;
 use pen_worker::measured::connection::timings::{Bytes, Durations};
 use pen_worker::measured::connection_log::line::{Open, Record};
 use pen_worker::measured::connection_log::{Dates, line};
@@ -100,7 +101,7 @@ fn selection(criterion: &mut Criterion) {
 fn timers(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("timers");
     for waiting in [10, 10_000] {
-        let mut connections = Connections::new(0);
+        let mut connections = Connections::new(SilenceLimits::default());
         let slots: Vec<u32> = (0..waiting).map(|_| connections.pool.take()).collect();
         slots.iter().for_each(|slot| connections.start(*slot, Timer::Linger, 0));
         let mut turn = slots.iter().cycle();

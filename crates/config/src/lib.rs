@@ -20,6 +20,7 @@ pub mod print;
 pub mod proxy;
 pub mod server_tls;
 pub mod settings;
+pub mod shares;
 #[cfg(test)]
 mod strategies;
 pub mod tls;

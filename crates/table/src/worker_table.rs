@@ -139,6 +139,14 @@ impl<'t> WorkerTable<'t> {
         }
     }
 
+    /// Records another server for a client that is recorded at `from`, without a lock. No effect if
+    /// another one is recorded by now, or if the entry has a new owner.
+    pub fn transfer(&self, client: ClientRef, from: i32, to: i32) {
+        if let Some(entry) = self.view.entries.get(client.slot as usize) {
+            entry.transfer(client.generation, from, to);
+        }
+    }
+
     /// Adds relayed bytes to a client. Dropped if the entry has a new owner.
     pub fn add_client_bytes(&self, client: ClientRef, sent: u64, received: u64) {
         if let Some(entry) = self.view.entries.get(client.slot as usize) {

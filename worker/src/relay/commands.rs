@@ -16,6 +16,7 @@ use pen_ipc::message::{
 use pen_ipc::start::{ConnectionLog, RequestLog};
 
 use crate::relay::Relay;
+use crate::relay::connection::idle_timeout::SilenceLimits;
 use crate::relay::connection::{Connection, ConnectionState, ServerSince, Timer};
 use crate::relay::log_writer::LogWriter;
 use crate::relay::request_log::shown;
@@ -133,6 +134,7 @@ impl Relay<'_> {
                     self.closes.add(ServerClose { target, mark, before, why });
                 }
             }
+            (LastingToWorker::Rebalance(order), _) => self.begin_rebalance(order),
             (LastingToWorker::Admit(admission), _) => {
                 self.settings.admission = admission;
                 self.admit(admission);
@@ -185,7 +187,7 @@ impl Relay<'_> {
         if old.buffers.client != self.settings.buffers.client {
             self.acceptor.set_buffers(self.settings.buffers.client);
         }
-        self.connections.set_idle_timeout(self.settings.idle_timeout, self.now);
+        self.connections.set_silence_limits(SilenceLimits::of(&self.settings), self.now);
         self.limits_changed();
         self.io.tools.set_most_pipes(self.acceptor.pipes());
         self.adjust_idlers();

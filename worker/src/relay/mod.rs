@@ -55,6 +55,7 @@ use crate::relay::accept::hold::Held;
 use crate::relay::connection::FirstStep;
 use crate::relay::connection::connections::Connections;
 use crate::relay::connection::end::ConnectionEnd;
+use crate::relay::connection::idle_timeout::SilenceLimits;
 use crate::relay::connection::{ConnectionState, Timer};
 use crate::relay::connection_log::ConnectionLogger;
 use crate::relay::debug::Debug;
@@ -67,6 +68,7 @@ use crate::relay::upstream::Upstreams;
 use crate::relay::upstream::attempts::Attempts;
 use crate::relay::upstream::closes::ServerCloses;
 use crate::relay::upstream::idlers::Idlers;
+use crate::relay::upstream::rebalance::Rebalancing;
 use crate::tls::TlsContext;
 
 /// The channel to the supervisor is readable or writable.
@@ -107,6 +109,8 @@ struct Relay<'t> {
     upstreams: Upstreams,
     /// The servers whose connections are being ended.
     closes: ServerCloses,
+    /// The servers that have more than their share, and whose silent connections are looked for.
+    rebalancing: Rebalancing,
     idlers: Idlers,
     io: Io,
     log: Option<LogWriter>,
@@ -160,13 +164,14 @@ pub fn run(start: WorkerStart, table: &Table) -> i32 {
         poll,
         shown: request_log::shown(&settings),
         worker_table: table.worker_table(start.row),
-        connections: Connections::new(settings.idle_timeout),
+        connections: Connections::new(SilenceLimits::of(&settings)),
         attempts: Attempts::default(),
         first_step: FirstStep::new(settings.admission, tls.is_some()),
         held: Held::new(start.workers),
         choices: RefCell::new(Choices::new(&settings, start.row.into())),
         upstreams: Upstreams::new(settings.table_size() + 2),
         closes: ServerCloses::default(),
+        rebalancing: Rebalancing::default(),
         idlers: Idlers::new(start.id.0.into(), start.workers),
         io: Io::new(acceptor.pipes()),
         acceptor,
@@ -240,6 +245,7 @@ impl Relay<'_> {
             self.on_newcomers();
             self.on_retries();
             self.close_ordered();
+            self.rebalance();
             if let Some(status) = self.on_ready() {
                 return status;
             }
@@ -299,7 +305,7 @@ impl Relay<'_> {
     /// How long the next wait may be.
     fn timeout(&self) -> Option<Duration> {
         let must_connect = self.attempts.has_some() || self.upstreams.has_due();
-        let must_close = self.closes.has_some();
+        let must_close = self.closes.has_some() || self.rebalancing.has_some();
         if must_connect || must_close || self.connections.has_ready() || self.acceptor.has_vacancy {
             return Some(Duration::ZERO);
         }

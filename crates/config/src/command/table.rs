@@ -103,7 +103,6 @@ macro_rules! table {
 /// The commands, and after `server` its keys, whose grammar is here but nothing behind it yet. They
 /// are refused, and neither help nor the manual has them.
 pub(crate) const UNBUILT: &[&str] = &[
-    "rebalance",
     "server_tls",
     "server_tls_ca",
     "server_tls_cert",

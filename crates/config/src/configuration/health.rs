@@ -6,6 +6,7 @@ use crate::grammar;
 use crate::ids::{ServerId, Target};
 use crate::proxy::ProxyOut;
 use crate::settings::{Server, Settings};
+use crate::shares::shares;
 
 /// Adds what does not do what it seems to do, one line each.
 pub(super) fn warnings(settings: &Settings, warnings: &mut Vec<String>) {
@@ -24,6 +25,13 @@ pub(super) fn warnings(settings: &Settings, warnings: &mut Vec<String>) {
         warnings.push(format!(
             "hold {} and stubborn (-s): a client waits for its first server only",
             settings.hold
+        ));
+    }
+    if let (1.., Err(mode)) = (settings.rebalance, shares(settings.selection)) {
+        warnings.push(format!(
+            "rebalance {} has no effect with {}: a client that comes back gets the same server",
+            settings.rebalance,
+            mode.mode()
         ));
     }
     let mut modes = settings.configured().map(|(_, server)| server.mode).peekable();
@@ -127,6 +135,7 @@ mod tests {
     use super::*;
     use crate::address::Service;
     use crate::checks::{HttpQuestion, Records, ServersFrom, StatusRange};
+    use crate::settings::Selection;
 
     fn said(change: impl FnOnce(&mut Settings)) -> Vec<String> {
         let server = || Some(Server::at(Address::Inet(([10, 0, 0, 1], 80).into())));
@@ -245,6 +254,17 @@ mod tests {
             settings.selection.stubborn = true;
         };
         one(&said(stubborn), "hold 5 and stubborn (-s)");
+        let rebalance = |change: fn(&mut Selection)| {
+            said(|settings| {
+                settings.rebalance = 5;
+                change(&mut settings.selection);
+            })
+        };
+        assert_eq!(rebalance(|_| ()), [""; 0]);
+        assert_eq!(rebalance(|modes| modes.weight = true), [""; 0]);
+        one(&rebalance(|modes| modes.hash = true), "rebalance 5 has no effect with hash (-h, -N)");
+        one(&rebalance(|modes| modes.prio = true), "rebalance 5 has no effect with prio");
+        one(&rebalance(|modes| modes.stubborn = true), "no effect with stubborn (-s)");
         let followed = |settings: &mut Settings| {
             settings.servers_from.push(ServersFrom {
                 name: "all.example".into(),

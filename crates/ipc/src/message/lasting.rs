@@ -28,13 +28,16 @@ use pen_config::settings::Server;
 
 /// The version of [`LastingToWorker`]. Only a worker that started with at least the version of a
 /// message may get it.
-pub const LASTING_VERSION: u16 = 3;
+pub const LASTING_VERSION: u16 = 4;
 
 /// The version of the messages about the connection log.
 pub const WITH_CONNECTION_LOG: u16 = 2;
 
 /// The version of the messages about servers.
 pub const WITH_SERVER_ORDERS: u16 = 3;
+
+/// The version of the message about connections that are to be had elsewhere.
+pub const WITH_REBALANCE: u16 = 4;
 
 /// From the supervisor to a worker of any release, within [`ToWorker::Lasting`]. Append only, with
 /// the version in which a message came.
@@ -101,6 +104,31 @@ pub enum LastingToWorker {
     },
     /// Version 3. A pause begins or ends: whether clients that wait are served.
     Admit(Admission),
+    /// Version 4. End some silent connections to a server, and record another one for their
+    /// clients. The worker answers with [`LastingFromWorker::Rebalanced`].
+    Rebalance(Rebalance),
+}
+
+/// An order to end silent connections of a server that has more than its share (`rebalance`).
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Rebalance {
+    /// Returned in the answer.
+    pub serial: u32,
+    /// The server's code.
+    pub from: i32,
+    /// [`Server::mark`]: the number may belong to another server in the worker's settings, and then
+    /// nothing is closed.
+    pub from_mark: u64,
+    /// The code of the server that their clients are to get next.
+    pub to: i32,
+    /// [`Server::mark`] of that one: if it is another in the worker's settings, nothing is closed.
+    pub to_mark: u64,
+    /// Most connections to end.
+    pub most: u32,
+    /// How many seconds they must have been silent.
+    pub silent: u32,
+    /// After this time, in nanoseconds of CLOCK_MONOTONIC, none may be ended any more.
+    pub until: u64,
 }
 
 /// Why all connections to a server are ended.
@@ -134,6 +162,13 @@ pub enum LastingFromWorker {
     Pong {
         /// The ping that this answers.
         serial: u32,
+    },
+    /// The answer to [`LastingToWorker::Rebalance`]: no more are ended for that order.
+    Rebalanced {
+        /// The order that this answers.
+        serial: u32,
+        /// How many connections were ended.
+        closed: u32,
     },
 }
 

@@ -21,7 +21,8 @@ pub use self::event::{
 };
 pub use self::lasting::{
     ClosedServer, ConnectionLogKind, FromOldPort, FromOldWorker, LASTING_VERSION, LastingCounters,
-    LastingFromWorker, LastingToWorker, ToOldWorker, WITH_CONNECTION_LOG, WITH_SERVER_ORDERS,
+    LastingFromWorker, LastingToWorker, Rebalance, ToOldWorker, WITH_CONNECTION_LOG,
+    WITH_REBALANCE, WITH_SERVER_ORDERS,
 };
 pub use self::page::{FromPage, ToPage};
 pub use self::worker::{

@@ -130,12 +130,22 @@ impl StoredEntry {
 
     /// Records a server, unless the slot has another owner.
     pub fn record(&self, generation: u32, server: i32) {
+        self.record_if(generation, server, |_| true);
+    }
+
+    /// Records another server if this one is recorded, unless the slot has another owner.
+    pub fn transfer(&self, generation: u32, from: i32, to: i32) {
+        self.record_if(generation, to, |recorded| recorded == from);
+    }
+
+    fn record_if(&self, generation: u32, server: i32, replaces: impl Fn(i32) -> bool) {
         // The exchange fails only if another connection of the client records a server, or the slot
         // gets a new owner. The bound is for a hostile worker.
         for _ in 0..RECORD_TRIES {
             let owner = self.owner();
             let next = owner.with_server(server);
-            if !owner.is_whole() || owner.generation() != generation || owner == next {
+            let is_same = owner.is_whole() && owner.generation() == generation;
+            if !is_same || owner == next || !replaces(owner.server()) {
                 return;
             }
             if self.owner.compare_exchange(owner.0, next.0, AcqRel, Relaxed).is_ok() {

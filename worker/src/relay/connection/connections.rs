@@ -1,7 +1,7 @@
 //! The connections of a worker and the lists that they are in: by time limit, by last traffic, and
 //! those with an end that has more to read.
 
-use crate::relay::connection::idle_timeout::Idle;
+use crate::relay::connection::idle_timeout::{Idle, SilenceLimits};
 use crate::relay::connection::pool::Pool;
 use crate::relay::connection::timers::{Queue, Step};
 use crate::relay::connection::{Connection, ConnectionId, Side, Timer};
@@ -13,7 +13,7 @@ pub struct Connections {
     pub pool: Pool,
     /// Those with a time limit, for each in the order in which it began.
     timed: [Queue<Step>; Timer::ALL.len()],
-    /// Connections that are closed after a silence of `idle_timeout`.
+    /// Connections by their last traffic.
     pub idle: Idle,
     /// Ends that have more to read although no event will report it, and a spare list for the next
     /// round.
@@ -22,12 +22,12 @@ pub struct Connections {
 }
 
 impl Connections {
-    /// No connections. `idle_timeout` is in seconds; 0 = never.
-    pub fn new(idle_timeout: u32) -> Connections {
+    /// No connections.
+    pub fn new(limits: SilenceLimits) -> Connections {
         Connections {
             pool: Pool::default(),
             timed: Default::default(),
-            idle: Idle::new(idle_timeout),
+            idle: Idle::new(limits),
             ready: Vec::new(),
             next_ready: Vec::new(),
         }
@@ -66,9 +66,9 @@ impl Connections {
         self.idle.join(&mut self.pool, slot, now);
     }
 
-    /// Changes `idle_timeout`, for open connections too.
-    pub fn set_idle_timeout(&mut self, timeout: u32, now: u64) {
-        self.idle.set_timeout(&mut self.pool, timeout, now);
+    /// Changes for what the last traffic is known, for open connections too.
+    pub fn set_silence_limits(&mut self, limits: SilenceLimits, now: u64) {
+        self.idle.set(&mut self.pool, limits, now);
     }
 
     /// Notes traffic on a connection.
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn a_time_limit_replaces_the_one_that_runs() {
-        let mut connections = Connections::new(0);
+        let mut connections = Connections::new(SilenceLimits::default());
         let slot = connections.pool.take();
         for (now, timer) in (1..).zip(Timer::ALL) {
             connections.start(slot, timer, now);
@@ -149,7 +149,8 @@ mod tests {
 
     #[test]
     fn a_connection_is_in_the_list_of_a_server_or_of_a_time_limit() {
-        let (mut connections, mut servers) = (Connections::new(0), Upstreams::new(1));
+        let (mut connections, mut servers) =
+            (Connections::new(SilenceLimits::default()), Upstreams::new(1));
         let slot = connections.pool.take();
         connections.start(slot, Timer::Connect, 1);
         assert!(!servers.wait(&mut connections.pool, slot, 0, 1));

@@ -39,6 +39,8 @@ pub enum ConnectionEnd {
     ClosedByOperator,
     /// Its server went down by its check (`on_down close`).
     ServerDown,
+    /// It was silent at a server with more than its share (`rebalance`).
+    Rebalanced,
     /// Unfinished data of clients took too much memory.
     Crowded,
     /// This machine ran short of descriptors or memory.
@@ -62,7 +64,7 @@ pub enum Step {
 
 impl ConnectionEnd {
     /// All ends, in the order of the manual.
-    pub const ALL: [ConnectionEnd; 20] = [
+    pub const ALL: [ConnectionEnd; 21] = [
         ConnectionEnd::Client,
         ConnectionEnd::Server,
         ConnectionEnd::ClientReset,
@@ -80,6 +82,7 @@ impl ConnectionEnd {
         ConnectionEnd::HttpRefused,
         ConnectionEnd::ClosedByOperator,
         ConnectionEnd::ServerDown,
+        ConnectionEnd::Rebalanced,
         ConnectionEnd::Crowded,
         ConnectionEnd::Shortage,
         ConnectionEnd::Shutdown,
@@ -105,6 +108,7 @@ impl ConnectionEnd {
             ConnectionEnd::HttpRefused => "http_refused",
             ConnectionEnd::ClosedByOperator => "closed_by_operator",
             ConnectionEnd::ServerDown => "server_down",
+            ConnectionEnd::Rebalanced => "rebalanced",
             ConnectionEnd::Crowded => "crowded",
             ConnectionEnd::Shortage => "shortage",
             ConnectionEnd::Shutdown => "shutdown",
@@ -141,6 +145,8 @@ impl ConnectionEnd {
             (ConnectionEnd::ServerDown, Queue) => "DQ",
             (ConnectionEnd::ServerDown, Connect) => "DC",
             (ConnectionEnd::ServerDown, Data) => "DD",
+            // As for a connection at a backup server when the others are up again.
+            (ConnectionEnd::Rebalanced, _) => "UD",
             (ConnectionEnd::Crowded, Preface) => "RR",
             (ConnectionEnd::Crowded, Queue | Connect | Data) => "RD",
             (ConnectionEnd::Shortage, _) => "RC",

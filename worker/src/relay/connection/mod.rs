@@ -381,7 +381,7 @@ impl ConnectionId {
 pub mod connections;
 pub mod end;
 pub(crate) mod endpoint;
-pub(crate) mod idle_timeout;
+pub mod idle_timeout;
 pub mod pipes;
 pub mod pool;
 pub(crate) mod receiving;

@@ -316,6 +316,19 @@ impl Exchange {
         self.others == Others::Refused
     }
 
+    /// Whether no request is under way: nothing of one has come that was not answered.
+    pub fn is_quiet(&self) -> bool {
+        match self.stage {
+            ExchangeStage::Head => self.held.is_empty() && self.asked.is_answered(),
+            ExchangeStage::Passing => self.held.is_empty(),
+            ExchangeStage::Body(..)
+            | ExchangeStage::Trailers(_)
+            | ExchangeStage::Asking
+            | ExchangeStage::Ended
+            | ExchangeStage::Refused { .. } => false,
+        }
+    }
+
     /// Whether the connection need not be followed any more.
     pub fn is_over(&self) -> bool {
         self.stage == ExchangeStage::Passing && self.held.is_empty()

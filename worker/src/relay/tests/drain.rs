@@ -306,7 +306,9 @@ fn a_drained_worker_keeps_its_last_counters_until_the_supervisor_has_room_for_th
                     answers += 1;
                 }
                 LastingFromWorker::Counters(counters) => last = counters.0,
-                LastingFromWorker::Event(event) => panic!("{event:?}"),
+                other @ (LastingFromWorker::Event(_) | LastingFromWorker::Rebalanced { .. }) => {
+                    panic!("{other:?}")
+                }
             },
             Received::Closed => break,
             other => panic!("{other:?}"),

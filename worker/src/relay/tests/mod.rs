@@ -5,6 +5,7 @@ pub(crate) mod commands;
 mod drain;
 mod hold;
 mod lives;
+mod rebalance;
 mod statistics;
 
 use std::io::{ErrorKind, Read, Write};

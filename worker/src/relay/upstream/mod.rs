@@ -264,6 +264,7 @@ pub(crate) mod dial;
 pub(crate) mod failover;
 pub(crate) mod fault;
 pub(crate) mod idlers;
+pub(crate) mod rebalance;
 pub mod servers;
 pub mod statistics;
 #[cfg(test)]

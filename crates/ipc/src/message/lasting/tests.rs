@@ -55,7 +55,7 @@ fn the_bytes_of_each_message_to_a_worker_stay() {
     use ConnectionLogFormat::{Haproxy, HaproxyHttp, Json, Text};
     use ConnectionLogKind::{File, Network, Syslog};
     let log = |to, format| LastingToWorker::ConnectionLog { to, format }.into();
-    count::<LastingToWorker>(12);
+    count::<LastingToWorker>(13);
     count::<Admission>(2);
     count::<ClosedServer>(2);
     count::<ConnectionLogKind>(3);
@@ -79,15 +79,30 @@ fn the_bytes_of_each_message_to_a_worker_stay() {
         ("000a01fb2c01fd000000000001000001", close_server(-1, ClosedServer::Drained).into()),
         ("000b00", LastingToWorker::Admit(Admission::Open).into()),
         ("000b01", LastingToWorker::Admit(Admission::Paused).into()),
+        (
+            "000cfb2c0104fb2c0106fb2d01050afd0000000000010000",
+            LastingToWorker::Rebalance(Rebalance {
+                serial: 300,
+                from: 2,
+                from_mark: 300,
+                to: 3,
+                to_mark: 301,
+                most: 5,
+                silent: 10,
+                until: 1 << 40,
+            })
+            .into(),
+        ),
     ]);
 }
 
 #[test]
 fn the_bytes_of_each_message_of_a_worker_stay() {
-    count::<LastingFromWorker>(3);
+    count::<LastingFromWorker>(4);
     are::<FromWorker>(&[
         ("00010a", event(Event::LockStuck)),
         ("0002fb2c01", LastingFromWorker::Pong { serial: 300 }.into()),
+        ("0003fb2c0107", LastingFromWorker::Rebalanced { serial: 300, closed: 7 }.into()),
     ]);
 }
 

@@ -1,0 +1,80 @@
+//! By what each server's share of the connections is measured, for `rebalance`.
+
+use crate::settings::Selection;
+
+/// How the connections of all usable servers are shared.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Shares {
+    /// All servers get the same number.
+    Equal,
+    /// Each server gets a number in proportion to its weight.
+    ByWeight,
+}
+
+/// Why no server has a share: a client that comes back gets the same server again.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum NoShares {
+    /// The server with the lowest prio is to have all clients.
+    Prio,
+    /// A client has one server and no other.
+    Stubborn,
+    /// The client's address decides.
+    Hash,
+}
+
+impl NoShares {
+    /// The mode as operators set it.
+    pub fn mode(self) -> &'static str {
+        match self {
+            NoShares::Prio => "prio",
+            NoShares::Stubborn => "stubborn (-s)",
+            NoShares::Hash => "hash (-h, -N)",
+        }
+    }
+}
+
+/// How the modes in force share connections. The order is that of the choice of a server.
+///
+/// # Errors
+/// The mode in which a client that comes back gets the same server again.
+pub fn shares(selection: Selection) -> Result<Shares, NoShares> {
+    let Selection { roundrobin: _, hash, hash_always, weight, prio, stubborn } = selection;
+    match (stubborn, prio, weight, hash || hash_always) {
+        (true, ..) => Err(NoShares::Stubborn),
+        (false, true, ..) => Err(NoShares::Prio),
+        (false, false, true, _) => Ok(Shares::ByWeight),
+        (false, false, false, true) => Err(NoShares::Hash),
+        (false, false, false, false) => Ok(Shares::Equal),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mode_that_chooses_decides_about_the_shares() {
+        let none = Selection::default();
+        let all = Selection {
+            roundrobin: true,
+            hash: true,
+            hash_always: true,
+            weight: true,
+            prio: true,
+            stubborn: true,
+        };
+        for (selection, expected) in [
+            (none, Ok(Shares::Equal)),
+            (Selection { roundrobin: true, ..none }, Ok(Shares::Equal)),
+            (Selection { weight: true, ..none }, Ok(Shares::ByWeight)),
+            (Selection { hash: true, ..none }, Err(NoShares::Hash)),
+            (Selection { hash_always: true, ..none }, Err(NoShares::Hash)),
+            (Selection { weight: true, hash: true, ..none }, Ok(Shares::ByWeight)),
+            (Selection { prio: true, ..none }, Err(NoShares::Prio)),
+            (Selection { stubborn: false, ..all }, Err(NoShares::Prio)),
+            (all, Err(NoShares::Stubborn)),
+        ] {
+            assert_eq!(shares(selection), expected, "{selection:?}");
+        }
+    }
+}
