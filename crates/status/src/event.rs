@@ -70,6 +70,9 @@ kinds! {
     ServerState = "server_state";
     /// A server that drains has no connection left.
     ServerDrained = "server_drained";
+    /// Silent connections of a server are ended, because it has more than its share, or it has no
+    /// more than that again.
+    ServerRebalanced = "server_rebalanced";
     /// A server's weight changed.
     ServerWeight = "server_weight";
     /// A server reached its limit of connections.

@@ -276,6 +276,7 @@ fn up(number: u32) -> ServerStatus {
         check: Some(check(CheckState::Up)),
         addresses: Vec::new(),
         lookup: None,
+        rebalanced: u64::from(number % 3),
     }
 }
 

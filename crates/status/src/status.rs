@@ -225,6 +225,9 @@ pub struct ServerStatus {
     /// What its check says; none without a check.
     #[serde(default)]
     pub check: Option<CheckStatus>,
+    /// How many of its connections were ended, because it had more than its share (`rebalance`).
+    #[serde(default)]
+    pub rebalanced: u64,
     /// The addresses of its name in the order of their positions, without the port; empty without a
     /// name. `address` is the one in use.
     #[serde(default)]

@@ -19,6 +19,7 @@ use crate::event_loop::job::Requester;
 use crate::event_loop::names::NamesOverTime;
 use crate::event_loop::phases::start::not_ready;
 use crate::event_loop::servers::checker::Checking;
+use crate::event_loop::servers::rebalance::Rebalancing;
 use crate::event_loop::state::RuntimeState;
 use crate::event_loop::{Output, Phase, Ports, Supervisor};
 use crate::handover::Build;
@@ -137,6 +138,7 @@ impl Supervisor {
         service.old_page = old_page;
         service.checking = checking;
         service.names = NamesOverTime::adopted(adopted.lookups, &service.context.settings);
+        service.rebalancing = Rebalancing::adopted(now);
         service.old_tables = adopted.old_tables;
         service.past = Past::adopted(adopted.past, uptime);
         service.file_refused = adopted.file_refused;

@@ -54,6 +54,7 @@ impl Supervisor {
         self.control.iter_mut().for_each(|control| control.beat(unread));
         self.page.iter_mut().for_each(|page| page.beat(false));
         self.beat_checker(now);
+        self.rebalance(now);
         if self.notify.is_heard() {
             let status = self.status();
             self.notify.status(&status, now);

@@ -65,6 +65,9 @@ impl Supervisor {
                         worker.peer.kill_for("it reports more connections than there can be");
                     }
                 }
+                WorkerReport::Rebalanced { serial, closed } => {
+                    self.rebalanced(serial, closed, now);
+                }
                 WorkerReport::NoSyslog => self.tell_of_daemon(),
                 WorkerReport::Explained { serial, text } => self.queue.explained(id, serial, &text),
             }

@@ -46,6 +46,7 @@ use crate::event_loop::poll::Source;
 use crate::event_loop::reload::notices::ChangeNotices;
 use crate::event_loop::servers::checker::Checking;
 use crate::event_loop::servers::drains::Drains;
+use crate::event_loop::servers::rebalance::Rebalancing;
 use crate::event_loop::state::RuntimeState;
 use crate::event_loop::upgrade::Upgrade;
 use crate::files::pid_file::PidFile;
@@ -90,6 +91,8 @@ pub(crate) struct Supervisor {
     queue: CommandQueue,
     /// The operators who wait until a server has drained.
     drains: Drains,
+    /// The servers that have more than their share of the connections.
+    rebalancing: Rebalancing,
     /// An upgrade under way.
     upgrade: Option<Upgrade>,
     /// The process that last got the outcome of an upgrade that it had asked for by signal.
@@ -178,6 +181,7 @@ impl Supervisor {
             names: NamesOverTime::default(),
             queue: CommandQueue::default(),
             drains: Drains::default(),
+            rebalancing: Rebalancing::default(),
             upgrade: None,
             answered: None,
             logger,
@@ -222,8 +226,8 @@ impl Supervisor {
                     self.handle_messages(id, reports.unwrap_or_default(), now);
                 }
                 Source::OldWorker(pid) => {
-                    for (id, event) in self.old.read(pid, MOST_AT_ONCE, now) {
-                        self.handle_event(id, event, now);
+                    if let Some((id, reports)) = self.old.read(pid, MOST_AT_ONCE, now) {
+                        self.handle_messages(id, reports, now);
                     }
                 }
                 Source::Control => self.handle_control_messages(now),

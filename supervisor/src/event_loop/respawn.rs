@@ -161,9 +161,7 @@ impl Supervisor {
 
     /// Handles the end of a worker of an earlier program. Nobody replaces it.
     pub(in crate::event_loop) fn handle_old_death(&mut self, death: OldDeath, now: Instant) {
-        for event in death.events {
-            self.handle_event(death.id, event, now);
-        }
+        self.handle_messages(death.id, death.reports, now);
         self.pool.retire(&death.counters);
         self.pool.retire_used(death.id, death.used);
         match death.row.table {

@@ -14,8 +14,10 @@ use std::time::{Duration, Instant};
 use nix::unistd::{Pid, Uid};
 use pen_config::checks::Admission;
 use pen_config::ids::WorkerId;
+use pen_ipc::channel::Sent;
 use pen_ipc::message::{
-    Event, LastingToWorker, ToOldWorker, WITH_CONNECTION_LOG, WITH_SERVER_ORDERS,
+    LastingToWorker, Rebalance, ToOldWorker, WITH_CONNECTION_LOG, WITH_REBALANCE,
+    WITH_SERVER_ORDERS,
 };
 use pen_ipc::stats::Counters;
 use pen_table::Table;
@@ -26,6 +28,7 @@ use crate::processes::old_tables::{TableNumber, TableRow};
 use crate::processes::old_worker::{AdoptedOldWorker, Due, OldWorker};
 use crate::processes::peer::Peer;
 use crate::processes::spawn::SpawnContext;
+use crate::processes::worker::WorkerReport;
 
 /// The workers of earlier programs, the oldest first.
 #[derive(Debug, Default)]
@@ -35,8 +38,8 @@ pub(crate) struct OldWorkers(Vec<OldWorker>);
 #[derive(Debug)]
 pub(crate) struct OldDeath {
     pub(crate) row: TableRow,
-    /// Its last events.
-    pub(crate) events: Vec<Event>,
+    /// Its last messages.
+    pub(crate) reports: Vec<WorkerReport>,
     pub(crate) id: WorkerId,
     pub(crate) counters: Counters,
     /// The processor time that it used.
@@ -137,13 +140,15 @@ impl OldWorkers {
         first_version
     }
 
-    /// Reads messages of the worker with this pid; returns its events.
-    pub(crate) fn read(&mut self, pid: Pid, most: usize, now: Instant) -> Vec<(WorkerId, Event)> {
-        let Some(worker) = self.0.iter_mut().find(|worker| worker.peer.pid() == pid) else {
-            return Vec::new();
-        };
-        let id = worker.origin.id;
-        worker.read(most, now).into_iter().map(|event| (id, event)).collect()
+    /// Reads messages of the worker with this pid. Returns its number too.
+    pub(crate) fn read(
+        &mut self,
+        pid: Pid,
+        most: usize,
+        now: Instant,
+    ) -> Option<(WorkerId, Vec<WorkerReport>)> {
+        let worker = self.0.iter_mut().find(|worker| worker.peer.pid() == pid)?;
+        Some((worker.origin.id, worker.read(most, now)))
     }
 
     /// Takes a dead worker out, if the process was one of these.
@@ -155,13 +160,13 @@ impl OldWorkers {
     ) -> Option<OldDeath> {
         let index = self.0.iter().position(|worker| worker.peer.pid() == pid)?;
         let mut worker = self.0.remove(index);
-        let events = worker.read(MOST_LAST_MESSAGES, now);
+        let reports = worker.read(MOST_LAST_MESSAGES, now);
         let is_last =
             self.0.iter().all(|other| other.origin.generation != worker.origin.generation);
         let line = worker.death_line(ending);
         Some(OldDeath {
             row: worker.origin.row,
-            events,
+            reports,
             id: worker.origin.id,
             counters: worker.counters,
             used: worker.peer.used(),
@@ -216,6 +221,19 @@ impl OldWorkers {
     pub(crate) fn order_close_server(&mut self, order: ServerClose) {
         let knows = |worker: &&mut OldWorker| worker.origin.lasting >= WITH_SERVER_ORDERS;
         self.0.iter_mut().filter(knows).for_each(|worker| worker.due.close.server(order));
+    }
+
+    /// Those that can end silent connections when they are ordered to.
+    pub(crate) fn rebalancing(&self) -> impl Iterator<Item = &OldWorker> {
+        self.0.iter().filter(|worker| worker.origin.lasting >= WITH_REBALANCE)
+    }
+
+    /// Orders the worker with this pid to end silent connections. Returns false if that is
+    /// impossible now.
+    pub(crate) fn order_rebalance(&self, pid: Pid, order: Rebalance) -> bool {
+        let order = ToOldWorker::Lasting(LastingToWorker::Rebalance(order));
+        let worker = self.rebalancing().find(|worker| worker.peer.pid() == pid);
+        worker.is_some_and(|worker| worker.peer.send(&order, None) == Some(Sent::Queued))
     }
 
     /// Queues for all that know of pauses whether one is on.

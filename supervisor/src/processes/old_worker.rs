@@ -8,7 +8,7 @@ use std::time::Instant;
 use pen_config::checks::Admission;
 use pen_config::ids::WorkerId;
 use pen_ipc::channel::Sent;
-use pen_ipc::message::{Event, FromOldWorker, LastingFromWorker, LastingToWorker, ToOldWorker};
+use pen_ipc::message::{FromOldWorker, LastingFromWorker, LastingToWorker, ToOldWorker};
 use pen_ipc::stats::Counters;
 use pen_table::Table;
 
@@ -18,7 +18,7 @@ use crate::processes::ending::Ending;
 use crate::processes::old_tables::TableRow;
 use crate::processes::peer::{AdoptedProcess, Peer, PeerMessage};
 use crate::processes::spawn::{OpenConnectionLog, SpawnContext, descriptor};
-use crate::processes::worker::is_network;
+use crate::processes::worker::{WorkerReport, is_network};
 
 /// Where an old worker comes from.
 #[derive(Clone, Debug)]
@@ -30,7 +30,7 @@ pub(crate) struct Origin {
     /// The version of its program.
     pub(crate) version: String,
     /// The version of the lasting messages that it knows. All messages below are in version 1,
-    /// those about the connection log and about servers apart.
+    /// those about the connection log, about servers and about `rebalance` apart.
     pub(crate) lasting: u16,
     /// The number of its program among those that had this process.
     pub(crate) generation: u32,
@@ -119,33 +119,37 @@ impl OldWorker {
         self.due.end == EndOrder::None && self.peer.channel().is_some()
     }
 
-    pub(in crate::processes) fn read(&mut self, most: usize, now: Instant) -> Vec<Event> {
-        let mut events = Vec::new();
+    /// Reads at most so many messages. Of those of a worker, it sends events and answers to orders.
+    pub(in crate::processes) fn read(&mut self, most: usize, now: Instant) -> Vec<WorkerReport> {
+        let mut reports = Vec::new();
         for _ in 0..most {
             match self.peer.read(now) {
                 Some(PeerMessage::Message(FromOldWorker::Lasting(message), _)) => {
-                    events.extend(self.handle(*message));
+                    reports.extend(self.handle(*message));
                 }
                 Some(
                     PeerMessage::Message(FromOldWorker::Unknown, _)
                     | PeerMessage::Ready
                     | PeerMessage::NoAction,
                 ) => {}
-                None => return events,
+                None => return reports,
             }
         }
         // Its answer to a ping may be among the unread messages.
         self.peer.watch.reset();
-        events
+        reports
     }
 
-    fn handle(&mut self, message: LastingFromWorker) -> Option<Event> {
+    fn handle(&mut self, message: LastingFromWorker) -> Option<WorkerReport> {
         match message {
             LastingFromWorker::Counters(counters) => {
                 self.counters = counters.0;
                 None
             }
-            LastingFromWorker::Event(event) => Some(event),
+            LastingFromWorker::Event(event) => Some(WorkerReport::Event(event)),
+            LastingFromWorker::Rebalanced { serial, closed } => {
+                Some(WorkerReport::Rebalanced { serial, closed })
+            }
             LastingFromWorker::Pong { serial } => {
                 self.peer.watch.answered(serial);
                 None

@@ -11,7 +11,8 @@ use nix::unistd::Uid;
 use pen_config::ids::WorkerId;
 use pen_ipc::channel::Sent;
 use pen_ipc::message::{
-    Event, FromWorker, LastingCounters, LastingFromWorker, LastingToWorker, ReportPage, ToWorker,
+    Event, FromWorker, LastingCounters, LastingFromWorker, LastingToWorker, Rebalance, ReportPage,
+    ToWorker,
 };
 use pen_ipc::start::RequestLog;
 use pen_ipc::stats::Counters;
@@ -70,6 +71,13 @@ pub(crate) enum WorkerReport {
     Dropped(u64),
     /// It has lines for the syslog daemon, and no connection to it.
     NoSyslog,
+    /// The answer to an order to end silent connections.
+    Rebalanced {
+        /// The serial number of the order.
+        serial: u32,
+        /// How many connections were ended.
+        closed: u32,
+    },
     /// The answer to a request for an explanation.
     Explained {
         /// The serial number of the request.
@@ -226,6 +234,12 @@ impl Worker {
         self.due.close.server(order);
     }
 
+    /// Orders the end of silent connections. Returns false if that is impossible now.
+    pub(crate) fn order_rebalance(&self, order: Rebalance) -> bool {
+        let order = LastingToWorker::Rebalance(order).into();
+        self.peer.is_ready() && self.peer.send(&order, None) == Some(Sent::Queued)
+    }
+
     /// Queues the message that connection slots are free for [`Worker::send_due`].
     pub(crate) fn notify_freed(&mut self) {
         self.due.freed = true;
@@ -352,6 +366,9 @@ impl Worker {
                 (dropped > 0).then_some(WorkerReport::Dropped(dropped))
             }
             LastingFromWorker::Event(event) => Some(WorkerReport::Event(event)),
+            LastingFromWorker::Rebalanced { serial, closed } => {
+                Some(WorkerReport::Rebalanced { serial, closed })
+            }
             LastingFromWorker::Pong { serial } => {
                 self.peer.watch.answered(serial);
                 None

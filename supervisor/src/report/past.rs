@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,8 @@ pub(crate) struct Past {
     pub(crate) reloads: Outcomes,
     pub(crate) upgrades: Outcomes,
     pub(crate) histories: Histories,
+    /// How many connections of each server were ended by `rebalance`, by its code.
+    pub(crate) rebalanced: BTreeMap<i32, u64>,
 }
 
 /// The same as it passes to the next program.
@@ -31,6 +34,8 @@ pub(crate) struct CarriedPast {
     upgrades: Outcomes,
     #[serde(default)]
     histories: CarriedHistories,
+    #[serde(default)]
+    rebalanced: BTreeMap<i32, u64>,
 }
 
 impl Past {
@@ -41,11 +46,12 @@ impl Past {
 
     /// The past of the program before this one in this process, which was started `uptime` ago.
     pub(crate) fn adopted(carried: CarriedPast, uptime: Duration) -> Past {
-        let CarriedPast { started_at, reloads, upgrades, histories } = carried;
+        let CarriedPast { started_at, reloads, upgrades, histories, rebalanced } = carried;
         // An earlier release does not say it.
         let uptime = i64::try_from(uptime.as_secs()).unwrap_or(0);
         let started_at = started_at.unwrap_or_else(|| unix().saturating_sub(uptime));
-        Past { started_at, reloads, upgrades, histories: Histories::adopted(histories) }
+        let histories = Histories::adopted(histories);
+        Past { started_at, reloads, upgrades, histories, rebalanced }
     }
 
     pub(crate) fn carried(&self) -> CarriedPast {
@@ -54,6 +60,7 @@ impl Past {
             reloads: self.reloads.clone(),
             upgrades: self.upgrades.clone(),
             histories: self.histories.carried(),
+            rebalanced: self.rebalanced.clone(),
         }
     }
 }

@@ -219,12 +219,12 @@ fn row(
         failovers: statistics.failovers,
         connect: histogram(statistics.connect),
         length: histogram(statistics.length),
-        // The supervisor knows it.
+        // The supervisor knows these.
         history: History::default(),
-        // As well.
         check: None,
         addresses: Vec::new(),
         lookup: None,
+        rebalanced: 0,
     };
     ServerStatus { state_text: status.in_words(unix), ..status }
 }

@@ -50,10 +50,13 @@ pub(crate) fn take(known: Known<'_>, settings: &Settings, table: &Table) -> Stat
     let time = clock::now();
     let other = |target| {
         let server = backup(target, settings, table, program.lookups)?;
-        Some(ServerStatus { history: past.histories.of(target), ..server })
+        Some(with_past(server, target, past))
     };
+    // Below MAX_SERVERS.
+    let id = |server: &ServerStatus| ServerId(server.number() as u16);
     let regular: Vec<ServerStatus> = servers(settings, table, program.checks, program.lookups)
-        .map(|server| with_history(server, past))
+        .map(|server| (Target::Server(id(&server)), server))
+        .map(|(target, server)| with_past(server, target, past))
         .collect();
     Status {
         version: program.version.to_owned(),
@@ -93,11 +96,10 @@ pub(crate) fn take(known: Known<'_>, settings: &Settings, table: &Table) -> Stat
     }
 }
 
-/// A regular server with its history.
-fn with_history(server: ServerStatus, past: &Past) -> ServerStatus {
-    // Below MAX_SERVERS.
-    let target = Target::Server(ServerId(server.number() as u16));
-    ServerStatus { history: past.histories.of(target), ..server }
+/// A server with what only the supervisor remembers of it.
+fn with_past(server: ServerStatus, target: Target, past: &Past) -> ServerStatus {
+    let rebalanced = past.rebalanced.get(&target.code()).copied().unwrap_or(0);
+    ServerStatus { history: past.histories.of(target), rebalanced, ..server }
 }
 
 impl From<&OldWorkerSummary> for OldWorkerStatus {
@@ -149,7 +151,7 @@ fn counts(
         handshakes_by_kind,
         handshake_failures,
     } = *counters;
-    let Past { reloads, upgrades, started_at: _, histories: _ } = past;
+    let Past { reloads, upgrades, started_at: _, histories: _, rebalanced: _ } = past;
     let requests = requests_refused.iter();
     Counts {
         accepted,

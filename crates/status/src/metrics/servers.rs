@@ -139,6 +139,12 @@ pub(super) const FAMILIES: &[Family] = &[
         "Clients passed on to another server, because this one was not usable.",
         |server| server.failovers,
     ),
+    Family::of_servers(
+        Kind::Counter,
+        "pen_server_rebalanced_total",
+        "Silent connections to a server that were closed, because it had more than its share.",
+        |server| server.rebalanced,
+    ),
     Family::written(
         Kind::Histogram,
         "pen_server_connect_seconds",

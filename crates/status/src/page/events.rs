@@ -68,6 +68,7 @@ fn look(kind: EventKind) -> (&'static str, Icon) {
         | EventKind::Upgraded => ("up", Icon::Check),
         EventKind::ServerAddress
         | EventKind::ServerDrained
+        | EventKind::ServerRebalanced
         | EventKind::ServerState
         | EventKind::ServerWeight
         | EventKind::Setting

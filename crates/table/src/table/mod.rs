@@ -171,6 +171,11 @@ impl Table {
         self.view().totals(server)
     }
 
+    /// The connections of one row to a server; 0 for a row or a server that does not exist.
+    pub fn connections_at(&self, row: u32, server: u32) -> u32 {
+        self.view().figures(row, server).map_or(0, |figures| figures.connections.load(Relaxed))
+    }
+
     /// What was counted of the connections to a server; all 0 for one that does not exist.
     pub fn server_statistics(&self, server: u32) -> ServerStatistics {
         self.view().server_statistics(server)

@@ -97,6 +97,7 @@ impl Supervisor {
         for server in moves.others {
             self.context.table.reset_server(server.row(servers));
             self.obstructed.forget(server.code());
+            self.past.rebalanced.remove(&server.code());
         }
         for Move { target, from, to } in moves.moved {
             self.context.table.lift_blacklist(target.row(servers));

@@ -6,4 +6,5 @@
 pub(crate) mod checker;
 mod close;
 pub(crate) mod drains;
+pub(crate) mod rebalance;
 mod standings;

@@ -6,8 +6,6 @@
 //! qualify. The client's entry in the table then has the server that the order names: without that,
 //! the client would be sent back to the server that has too many.
 
-use std::collections::BTreeMap;
-
 use pen_config::ids::Target;
 use pen_ipc::message::{LastingFromWorker, Rebalance};
 
@@ -45,8 +43,7 @@ impl Order {
 /// The orders that are being carried out.
 #[derive(Debug, Default)]
 pub struct Rebalancing {
-    /// One for each server, by its code.
-    orders: BTreeMap<i32, Order>,
+    orders: Vec<Order>,
     /// The slot that is looked at next. It goes on from order to order, so that no connection is
     /// ended more often because of its slot.
     next: u32,
@@ -76,10 +73,7 @@ impl Relay<'_> {
             return self.answer_rebalance(order.serial, 0);
         };
         let end = self.rebalancing.looks + u64::from(pool.slots());
-        let new = Order { order, from, closed: 0, end };
-        if let Some(earlier) = self.rebalancing.orders.insert(order.from, new) {
-            self.answer_rebalance(earlier.order.serial, earlier.closed);
-        }
+        self.rebalancing.orders.push(Order { order, from, closed: 0, end });
     }
 
     /// Looks at the connections that are next, and ends those that an order means.
@@ -91,12 +85,12 @@ impl Relay<'_> {
             let Rebalancing { orders, next, looks } = &mut self.rebalancing;
             let slot = if *next < self.connections.pool.slots() { *next } else { 0 };
             let connection = &self.connections[slot];
-            let order = connection.target.and_then(|target| orders.get_mut(&target.code()));
-            (*next, *looks) = (slot + 1, *looks + 1);
-            if let Some(order) = order
-                && is_meant(connection, order, self.now)
-                && !order.is_over(*looks - 1)
-            {
+            let looked = *looks;
+            (*next, *looks) = (slot + 1, looked + 1);
+            let mut orders = orders.iter_mut();
+            let order = orders
+                .find(|order| is_meant(connection, order, self.now) && !order.is_over(looked));
+            if let Some(order) = order {
                 order.closed += 1;
                 let order = order.order;
                 self.close_to_rebalance(slot, order);
@@ -109,7 +103,7 @@ impl Relay<'_> {
     fn end_rebalances(&mut self) {
         let Rebalancing { orders, looks, .. } = &mut self.rebalancing;
         let mut over = Vec::new();
-        orders.retain(|_, order| {
+        orders.retain(|order| {
             let is_over = order.is_over(*looks);
             if is_over {
                 over.push(*order);
@@ -149,8 +143,8 @@ impl Relay<'_> {
 /// Whether a connection is to be ended: it is at the server, has been silent, and nothing is under
 /// way on it.
 fn is_meant(connection: &Connection, Order { order, from, .. }: &Order, now: u64) -> bool {
-    connection.state == ConnectionState::Relaying
-        && connection.target == Some(*from)
+    connection.target == Some(*from)
+        && connection.state == ConnectionState::Relaying
         && connection.since_then != ServerSince::Replaced
         && is_silent(connection, order.silent, now)
         && connection.http.as_deref().is_none_or(Exchange::is_quiet)
