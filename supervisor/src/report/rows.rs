@@ -222,9 +222,9 @@ fn row(
         // The supervisor knows these.
         history: History::default(),
         check: None,
+        rebalanced: 0,
         addresses: Vec::new(),
         lookup: None,
-        rebalanced: 0,
     };
     ServerStatus { state_text: status.in_words(unix), ..status }
 }
