@@ -3,6 +3,7 @@
 mod drain;
 mod hold;
 mod pause;
+mod rebalance;
 mod restarts;
 mod states;
 

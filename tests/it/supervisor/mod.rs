@@ -4,6 +4,7 @@ mod checker;
 mod commands;
 mod hostile;
 mod jail;
+mod rebalance;
 mod reload;
 mod reports;
 mod sandbox;

@@ -118,7 +118,7 @@ fn lie(random: &mut Numbers) -> FromWorker {
         client: odd(random) as i32,
         server: odd(random) as i32,
     };
-    match random.below(9) {
+    match random.below(10) {
         0 => LastingFromWorker::from(counters(random)).into(),
         1 => FromWorker::Report(ReportPage {
             serial: random.below(20) as u32,
@@ -132,6 +132,11 @@ fn lie(random: &mut Numbers) -> FromWorker {
             serial: random.below(20) as u32,
             text: String::from_utf8_lossy(&bytes(random, 1000)).into_owned(),
         },
+        6 => LastingFromWorker::Rebalanced {
+            serial: random.below(20) as u32,
+            closed: odd(random) as u32,
+        }
+        .into(),
         5 => LastingFromWorker::Pong { serial: odd(random) as u32 }.into(),
         _ => LastingFromWorker::Event(event(random)).into(),
     }

@@ -90,6 +90,23 @@ pub fn entry(start: WorkerStart, table: &Table) -> i32 {
             worker.log(found.unwrap_or(&"no manager"));
             worker.obey()
         }
+        ["rebalances", how] => {
+            let (number, row) = (start.id.0, u32::from(start.id.0));
+            let worker_table = table.worker_table(row);
+            (0..30).for_each(|_| assert!(worker_table.reserve(0, None)));
+            let answer = |most: u32| match how {
+                "refuses" => Some(if bad { 0 } else { most }),
+                "ignores" => (!bad).then_some(most),
+                "boasts" => Some(u32::MAX),
+                unknown => panic!("no such behaviour: {unknown:?}"),
+            };
+            let rebalance = |most: u32| {
+                let closed = answer(most)?;
+                (0..closed.min(most)).for_each(|_| worker_table.release(0));
+                Some(closed)
+            };
+            Worker { rebalance: Some((number, &rebalance)), ..Worker::new(start) }.obey()
+        }
         // The others than the one that is bad, and behaviours of other processes.
         ["works" | "oversleeps" | "nonsense" | "panics" | "floods" | "spins" | "overreports"]
         | ["jams"]
@@ -170,7 +187,7 @@ fn overfull() -> ReportPage {
 }
 
 /// A worker that is ready.
-struct Worker {
+struct Worker<'f> {
     channel: Channel<FromWorker, ToWorker>,
     log: Option<RequestLog>,
     freed: OwnedFd,
@@ -178,11 +195,13 @@ struct Worker {
     _kept: [OwnedFd; 2],
     /// The answer to a request for a report, instead of an empty one.
     page: Option<ReportPage>,
+    /// Its number, and what it answers to an order to end so many connections.
+    rebalance: Option<(u8, &'f dyn Fn(u32) -> Option<u32>)>,
 }
 
-impl Worker {
+impl Worker<'_> {
     /// Tells the supervisor that it is ready.
-    fn new(start: WorkerStart) -> Worker {
+    fn new(start: WorkerStart) -> Worker<'static> {
         start.channel.send(&FromStartingWorker::Ready, None).unwrap();
         Worker {
             channel: start.channel.into_phase(),
@@ -190,6 +209,7 @@ impl Worker {
             freed: start.freed,
             _kept: [start.listener, start.vacancy],
             page: None,
+            rebalance: None,
         }
     }
 
@@ -281,6 +301,15 @@ impl Worker {
             LastingToWorker::Close { number, .. } => self.log(&format!("close {number}")),
             LastingToWorker::CloseServer { server, .. } => {
                 self.log(&format!("close server {server}"));
+            }
+            LastingToWorker::Rebalance(order) => {
+                if let Some((number, answer)) = &self.rebalance {
+                    self.log(&format!("rebalance {number} {}", order.most));
+                    if let Some(closed) = answer(order.most) {
+                        let serial = order.serial;
+                        self.send(&LastingFromWorker::Rebalanced { serial, closed }.into());
+                    }
+                }
             }
             LastingToWorker::Admit(admission) => self.log(&format!("admit {admission:?}")),
             LastingToWorker::Ping { serial } => {

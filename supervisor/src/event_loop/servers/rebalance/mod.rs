@@ -220,7 +220,7 @@ impl Supervisor {
         let (line, incident) = match news {
             News::Began { connections, share, .. } => (
                 format!(
-                    "rebalance: {name} has {connections} connections, and its share is {share}; \
+                    "rebalance: {name} has {connections} connections, its share is {share}: \
                      silent ones are closed"
                 ),
                 incident.with("connections", connections).with("share", share),
