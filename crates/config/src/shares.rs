@@ -1,6 +1,6 @@
 //! By what each server's share of the connections is measured, for `rebalance`.
 
-use crate::settings::Selection;
+use crate::settings::{Method, Selection};
 
 /// How the connections of all usable servers are shared.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -33,18 +33,19 @@ impl NoShares {
     }
 }
 
-/// How the modes in force share connections. The order is that of the choice of a server.
+/// How the modes in force share connections.
 ///
 /// # Errors
 /// The mode in which a client that comes back gets the same server again.
 pub fn shares(selection: Selection) -> Result<Shares, NoShares> {
-    let Selection { roundrobin: _, hash, hash_always, weight, prio, stubborn } = selection;
-    match (stubborn, prio, weight, hash || hash_always) {
-        (true, ..) => Err(NoShares::Stubborn),
-        (false, true, ..) => Err(NoShares::Prio),
-        (false, false, true, _) => Ok(Shares::ByWeight),
-        (false, false, false, true) => Err(NoShares::Hash),
-        (false, false, false, false) => Ok(Shares::Equal),
+    if selection.stubborn {
+        return Err(NoShares::Stubborn);
+    }
+    match selection.method() {
+        Method::Prio => Err(NoShares::Prio),
+        Method::Weight | Method::Leastconn | Method::P2c => Ok(Shares::ByWeight),
+        Method::Hash => Err(NoShares::Hash),
+        Method::RoundRobin => Ok(Shares::Equal),
     }
 }
 
@@ -61,12 +62,16 @@ mod tests {
             hash_always: true,
             weight: true,
             prio: true,
+            leastconn: true,
+            p2c: true,
             stubborn: true,
         };
         for (selection, expected) in [
             (none, Ok(Shares::Equal)),
             (Selection { roundrobin: true, ..none }, Ok(Shares::Equal)),
             (Selection { weight: true, ..none }, Ok(Shares::ByWeight)),
+            (Selection { leastconn: true, ..none }, Ok(Shares::ByWeight)),
+            (Selection { p2c: true, ..none }, Ok(Shares::ByWeight)),
             (Selection { hash: true, ..none }, Err(NoShares::Hash)),
             (Selection { hash_always: true, ..none }, Err(NoShares::Hash)),
             (Selection { weight: true, hash: true, ..none }, Ok(Shares::ByWeight)),
