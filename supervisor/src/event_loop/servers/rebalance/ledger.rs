@@ -132,7 +132,7 @@ impl Ledger {
         for (surplus, seat) in over.into_iter().filter(|(_, seat)| !is_busy(seat.server)) {
             let Some(source) = self.sources.get_mut(&seat.server) else { continue };
             let mut left = source.account.allowed(percent, seat.connections, now).min(surplus);
-            let part = left.div_ceil(needs.servers().min(GOALS).max(1));
+            let part = left.div_ceil(needs.servers().clamp(1, GOALS));
             while moves.len() < ORDERS
                 && let Some((to, most)) = needs.take(left.min(part))
             {
