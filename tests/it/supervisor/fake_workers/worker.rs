@@ -186,6 +186,9 @@ fn overfull() -> ReportPage {
     }
 }
 
+/// What a worker answers to an order to end so many connections, if it does.
+type Closes<'f> = &'f dyn Fn(u32) -> Option<u32>;
+
 /// A worker that is ready.
 struct Worker<'f> {
     channel: Channel<FromWorker, ToWorker>,
@@ -195,8 +198,8 @@ struct Worker<'f> {
     _kept: [OwnedFd; 2],
     /// The answer to a request for a report, instead of an empty one.
     page: Option<ReportPage>,
-    /// Its number, and what it answers to an order to end so many connections.
-    rebalance: Option<(u8, &'f dyn Fn(u32) -> Option<u32>)>,
+    /// Its number, and how it obeys orders to end connections.
+    rebalance: Option<(u8, Closes<'f>)>,
 }
 
 impl Worker<'_> {
