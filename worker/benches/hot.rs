@@ -9,7 +9,8 @@ use std::hint::black_box;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use pen_config::address::Address;
 use pen_config::ids::{ClientKey, ServerId, Target, WorkerId};
-use pen_config::settings::{ConnectionLogFormat, Selection, Server, Settings};
+use pen_config::maglev;
+use pen_config::settings::{ConnectionLogFormat, Maglev, Selection, Server, Settings};
 use pen_ipc::start::RequestLog;
 use pen_table::{Shape, Table, WorkerTable};
 use pen_worker::measured::connection::Timer;
@@ -67,6 +68,12 @@ fn selection(criterion: &mut Criterion) {
         ("prio", Selection { prio: true, ..Selection::default() }, None),
         ("leastconn", Selection { leastconn: true, ..Selection::default() }, None),
         ("p2c", Selection { p2c: true, ..Selection::default() }, None),
+        ("maglev", Selection { maglev: Maglev::On, ..Selection::default() }, None),
+        (
+            "maglev bounded",
+            Selection { maglev: Maglev::Bounded(125), ..Selection::default() },
+            None,
+        ),
     ];
     for servers in [2, 16, 200, 1000] {
         let shape = Shape { clients: 64, servers: servers + 2, rows: 4, connections: 64 };
@@ -95,6 +102,18 @@ fn selection(criterion: &mut Criterion) {
                 });
             });
         }
+    }
+}
+
+/// What the supervisor does with each change of the settings while maglev is on.
+fn positions(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("table of maglev");
+    for servers in [3, 200, 1000] {
+        let selection = Selection { maglev: Maglev::On, ..Selection::default() };
+        let settings = settings(servers, selection);
+        group.bench_function(BenchmarkId::new("servers", servers), |bencher| {
+            bencher.iter(|| maglev::positions(black_box(&settings)));
+        });
     }
 }
 
@@ -196,5 +215,5 @@ fn http(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(hot, selection, timers, log_line, connection_line, http);
+criterion_group!(hot, selection, positions, timers, log_line, connection_line, http);
 criterion_main!(hot);

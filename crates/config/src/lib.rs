@@ -13,6 +13,7 @@ pub mod command;
 pub mod configuration;
 pub mod grammar;
 pub mod ids;
+pub mod maglev;
 pub mod names;
 pub mod paths;
 pub mod places;

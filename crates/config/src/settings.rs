@@ -162,6 +162,10 @@ pub struct Settings {
     /// come back elsewhere; 0 = none.
     #[serde(default)]
     pub rebalance: u32,
+    /// Seconds in which the share of a server grows that is new or was out of service; 0 = it has
+    /// its whole share at once.
+    #[serde(default)]
+    pub slow_start: u32,
     /// Seconds until the names of servers are looked up again; 0 = never. A release without this
     /// setting never looked them up again.
     #[serde(default)]
@@ -366,8 +370,23 @@ pub struct Selection {
     /// The less loaded of two servers that are drawn comes first.
     #[serde(default)]
     pub p2c: bool,
+    /// The server at the client's position comes first.
+    #[serde(default)]
+    pub maglev: Maglev,
     /// No failover (`-s`).
     pub stubborn: bool,
+}
+
+/// Whether clients get the servers at their positions, and how even the loads are kept.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub enum Maglev {
+    /// They do not.
+    #[default]
+    Off,
+    /// They do.
+    On,
+    /// They do, but a server with more than this percentage of the mean is passed over.
+    Bounded(u32),
 }
 
 /// How the server of a client without a recorded one is chosen. What each does stands in
@@ -382,6 +401,8 @@ pub enum Method {
     Leastconn,
     /// The less loaded of two.
     P2c,
+    /// The server at the client's position ([`crate::maglev`]).
+    Maglev,
     /// A hash of the client's address.
     Hash,
     /// One server after the other.
@@ -397,7 +418,7 @@ impl Selection {
     /// The method in force: of those that are switched on, the first in this order.
     pub fn method(&self) -> Method {
         use Method::{Hash, Leastconn, P2c, Prio, Weight};
-        let mut order = [Prio, Weight, Leastconn, P2c, Hash].into_iter();
+        let mut order = [Prio, Weight, Leastconn, P2c, Method::Maglev, Hash].into_iter();
         order.find(|method| self.has(*method)).unwrap_or(Method::RoundRobin)
     }
 
@@ -408,6 +429,7 @@ impl Selection {
             Method::Weight => self.weight,
             Method::Leastconn => self.leastconn,
             Method::P2c => self.p2c,
+            Method::Maglev => self.maglev != Maglev::Off,
             Method::Hash => self.hash || self.hash_always,
             Method::RoundRobin => true,
         }
@@ -418,7 +440,7 @@ impl Method {
     /// Whether a server of weight 0 gets no new clients.
     pub fn obeys_weights(self) -> bool {
         match self {
-            Method::Weight | Method::Leastconn | Method::P2c => true,
+            Method::Weight | Method::Leastconn | Method::P2c | Method::Maglev => true,
             Method::Prio | Method::Hash | Method::RoundRobin => false,
         }
     }
@@ -472,6 +494,7 @@ impl Default for Settings {
             hold: 0,
             admission: Admission::Open,
             rebalance: 0,
+            slow_start: 0,
             resolve: 60,
             servers_from: Vec::new(),
         }
@@ -589,7 +612,7 @@ mod tests {
     use crate::checks::{CheckKind, CheckText, HttpQuestion, Records, RedisRole, StatusRange};
 
     /// The fields that release 0.1.0 does not have.
-    const LATER: [&str; 13] = [
+    const LATER: [&str; 14] = [
         "check",
         "check_interval",
         "check_timeout",
@@ -600,6 +623,7 @@ mod tests {
         "hold",
         "admission",
         "rebalance",
+        "slow_start",
         "resolve",
         "servers_from",
         "server_tls",
@@ -616,7 +640,7 @@ mod tests {
         for field in LATER {
             assert!(json.as_object_mut().unwrap().remove(field).is_some(), "{field}");
         }
-        for field in ["leastconn", "p2c"] {
+        for field in ["leastconn", "p2c", "maglev"] {
             let selection = json["selection"].as_object_mut().unwrap();
             assert!(selection.remove(field).is_some(), "{field}");
         }
@@ -683,8 +707,9 @@ mod tests {
             [OnDown::Keep, OnDown::Close],
             [Admission::Open, Admission::Paused],
             (Records::Addresses, from),
+            [Maglev::Off, Maglev::On, Maglev::Bounded(125)],
         );
-        let json = r#"[["Default","Off"],["Ready","Drain","Maint"],["Keep","Close"],["Open","Paused"],["Addresses",{"name":"a","port":{"Port":80},"first":1,"last":2,"records":"Srv"}]]"#;
+        let json = r#"[["Default","Off"],["Ready","Drain","Maint"],["Keep","Close"],["Open","Paused"],["Addresses",{"name":"a","port":{"Port":80},"first":1,"last":2,"records":"Srv"}],["Off","On",{"Bounded":125}]]"#;
         assert_eq!(serde_json::to_string(&words).unwrap(), json);
     }
 }

@@ -25,7 +25,8 @@ use crate::ids::MAX_SERVERS;
 use crate::proxy::{MAX_SENDERS, ProxyOut, Senders};
 use crate::server_tls::{ServerTls, ServerTransport, TlsName};
 use crate::settings::{
-    BufferSizes, ConnectionLogFormat, Fastclose, Http, Selection, Server, Settings, SocketBuffers,
+    BufferSizes, ConnectionLogFormat, Fastclose, Http, Maglev, Selection, Server, Settings,
+    SocketBuffers,
 };
 use crate::tls::{Suite, SuiteList, Tls};
 
@@ -52,7 +53,7 @@ pub fn sourced(text: &str) -> Vec<SourcedCommand> {
 }
 
 /// Every number.
-pub const NUMBERS: [Number; 24] = [
+pub const NUMBERS: [Number; 25] = [
     Number::AcceptBatch,
     Number::Backlog,
     Number::Blacklist,
@@ -74,6 +75,7 @@ pub const NUMBERS: [Number; 24] = [
     Number::PendingMax,
     Number::Rebalance,
     Number::Resolve,
+    Number::SlowStart,
     Number::Timeout,
     Number::Tracking,
     Number::Workers,
@@ -390,6 +392,7 @@ pub fn setting() -> impl Strategy<Value = Setting> {
         count().prop_map(Setting::NoServer),
         of(check()).prop_map(Setting::Check),
         on_down().prop_map(Setting::OnDown),
+        maglev().prop_map(Setting::Maglev),
         servers_from().prop_map(Setting::ServersFrom),
         dns_name().prop_map(Setting::NoServersFrom),
         of(spec()).prop_map(Setting::Emergency),
@@ -579,10 +582,15 @@ fn backup() -> impl Strategy<Value = Server> {
     })
 }
 
+fn maglev() -> impl Strategy<Value = Maglev> {
+    prop_oneof![Just(Maglev::Off), Just(Maglev::On), (100u32..=1000).prop_map(Maglev::Bounded),]
+}
+
 fn selection() -> impl Strategy<Value = Selection> {
-    (any::<[bool; 6]>(), any::<[bool; 2]>()).prop_map(|(older, [leastconn, p2c])| {
+    (any::<[bool; 6]>(), any::<[bool; 2]>(), maglev()).prop_map(|(older, later, maglev)| {
+        let [leastconn, p2c] = later;
         let [roundrobin, hash, hash_always, weight, prio, stubborn] = older;
-        Selection { roundrobin, hash, hash_always, weight, prio, stubborn, leastconn, p2c }
+        Selection { roundrobin, hash, hash_always, weight, prio, stubborn, leastconn, p2c, maglev }
     })
 }
 
@@ -657,7 +665,7 @@ pub fn settings() -> impl Strategy<Value = Settings> {
                 rest @ ..,
             ] = numbers;
             let [idlers, _max_servers, page_acl, pending_max, rest @ ..] = rest;
-            let [rebalance, resolve, timeout, tracking, _workers] = rest;
+            let [rebalance, resolve, slow_start, timeout, tracking, _workers] = rest;
             let (
                 fastclose,
                 source,
@@ -718,6 +726,7 @@ pub fn settings() -> impl Strategy<Value = Settings> {
                 hold,
                 admission: Admission::Open,
                 rebalance,
+                slow_start,
                 resolve,
                 servers_from,
             }

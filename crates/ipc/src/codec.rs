@@ -6,6 +6,7 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use pen_config::maglev;
 use pen_config::settings::Settings;
 
 /// Longest encoded message, in bytes.
@@ -106,21 +107,29 @@ pub fn decode_large<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CodecError> 
 /// size are below this limit.
 pub const SETTINGS_LIMIT: usize = 8 * 1024 * 1024;
 
-/// Encodes settings.
+/// Encodes settings, and the positions that follow from them ([`maglev::positions`]).
 ///
 /// # Errors
 /// They take more than [`SETTINGS_LIMIT`] bytes, or cannot be encoded.
 pub fn encode_settings(settings: &Settings) -> Result<Vec<u8>, CodecError> {
-    encode_long::<SETTINGS_LIMIT>(settings)
+    encode_long::<SETTINGS_LIMIT>(&(settings, maglev::positions(settings)))
 }
 
 /// Decodes settings.
 ///
 /// # Errors
-/// The bytes are not settings, promise more than [`SETTINGS_LIMIT`] bytes, or continue after the
-/// settings.
+/// As for [`decode_settings_and_positions`].
 pub fn decode_settings(bytes: &[u8]) -> Result<Settings, CodecError> {
-    decode_long::<SETTINGS_LIMIT, Settings>(bytes)
+    decode_settings_and_positions(bytes).map(|(settings, _)| settings)
+}
+
+/// Decodes settings and positions.
+///
+/// # Errors
+/// The bytes are not settings with positions, promise more than [`SETTINGS_LIMIT`] bytes, or
+/// continue after the positions.
+pub fn decode_settings_and_positions(bytes: &[u8]) -> Result<(Settings, Vec<u16>), CodecError> {
+    decode_long::<SETTINGS_LIMIT, (Settings, Vec<u16>)>(bytes)
 }
 
 #[cfg(test)]

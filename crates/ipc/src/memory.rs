@@ -36,6 +36,13 @@ pub fn settings(memory: OwnedFd) -> Option<Settings> {
     codec::decode_settings(&bytes).ok()
 }
 
+/// Reads the settings, and the positions that follow from them, from the memory that came with a
+/// message; none if it does not hold them.
+pub fn settings_and_positions(memory: OwnedFd) -> Option<(Settings, Vec<u16>)> {
+    let bytes = read(&File::from(memory), codec::SETTINGS_LIMIT).ok()?;
+    codec::decode_settings_and_positions(&bytes).ok()
+}
+
 /// How much is read at once.
 const PIECE: usize = 64 * 1024;
 

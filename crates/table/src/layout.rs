@@ -11,7 +11,8 @@
 //!  Load           open          │ 60 free, and a line     one writer: the row's worker
 //!   per row                       between
 //!  ServerState    blacklisted, failed_at, two bases,      read at each selection
-//!   per server    failure, address, standing │ 16 free
+//!   per server    failure, address, standing, returned
+//!                               │ 8 free
 //!                 lock          │ 60 free                 taken only if there is a limit
 //!  Figures        connections, pending, sent, received    one writer: the row's worker
 //!                               │ the next server's
@@ -288,12 +289,13 @@ mod tests {
         assert_eq!((LAYOUT, format!("{digest:016x}").as_str()), (2, "7ef4e7974928f117"));
     }
 
-    /// The word is in what other programs of layout 2 leave 0 and never read. So they adopt a table
-    /// with it, and the other way round, and the digest above is as it was before. In the line of
+    /// The words are in what other programs of layout 2 leave 0 and never read. So they adopt a table
+    /// with them, and the other way round, and the digest above is as it was before. In the line of
     /// the blacklist word, because a selection reads both.
     #[test]
     fn the_standing_of_a_server_is_where_the_layout_had_free_space() {
         assert_eq!((offset_of!(ServerState, standing), size_of::<ServerState>()), (44, 128));
+        assert_eq!(offset_of!(ServerState, returned), 48);
         assert!(
             offset_of!(ServerState, standing) / 64 == offset_of!(ServerState, blacklisted) / 64
         );

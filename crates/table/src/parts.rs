@@ -72,6 +72,9 @@ pub(crate) struct ServerState {
     /// What the supervisor says of it: see `servers/standing.rs`. In what was free space: releases
     /// without it leave it 0 and never read it.
     pub standing: AtomicU32,
+    /// When it came back into service, in monotonic milliseconds; 0 = it was never out. In what was
+    /// free space too.
+    pub returned: AtomicU64,
     /// Held while a limited connection is counted.
     pub limits: CacheLine<TableLock>,
 }

@@ -335,6 +335,18 @@ impl<'t> WorkerTable<'t> {
         self.view.server(server).is_some_and(|state| state.clear_blacklist())
     }
 
+    /// Notes that a server came back into service, at a time in monotonic milliseconds.
+    pub fn note_return(&self, server: u32, now: u64) {
+        if let Some(state) = self.view.server(server) {
+            state.note_return(now);
+        }
+    }
+
+    /// When a server came back into service; 0 = it was never out. Any worker can write it.
+    pub fn returned(&self, server: u32) -> u64 {
+        self.view.server(server).map_or(0, |state| state.returned.load(Relaxed))
+    }
+
     /// The number of clients kept in a shard, if taking or using a lock found half-changed data of
     /// a dead worker and rebuilt it. Returned once per rebuild.
     pub fn take_rebuilt(&self) -> Option<u32> {

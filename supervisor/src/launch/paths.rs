@@ -133,6 +133,7 @@ impl Base {
             | Setting::NoServer(_)
             | Setting::NoServersFrom(_)
             | Setting::Number(_, _)
+            | Setting::Maglev(_)
             | Setting::OnDown(_)
             | Setting::ProxyIn(_)
             | Setting::ProxyOut(_)

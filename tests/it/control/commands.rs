@@ -256,11 +256,15 @@ fn reply_to(pen: &Pen, word: &str) -> Option<String> {
     let line = |text: &str| Some(format!("{text}\n"));
     match word {
         "abort_on_error" | "ascii" | "block" | "delayed_forward" | "dummy" | "epoll" | "hash"
-        | "keepalive" | "kqueue" | "leastconn" | "log" | "p2c" | "poll" | "prio" | "recent"
-        | "roundrobin" | "select" | "stubborn" | "tcp_nodelay" | "weight" => Some(String::new()),
+        | "keepalive" | "kqueue" | "leastconn" | "log" | "maglev" | "p2c" | "poll" | "prio"
+        | "recent" | "roundrobin" | "select" | "stubborn" | "tcp_nodelay" | "weight" => {
+            Some(String::new())
+        }
         "acl" => usage("N permit|deny ADDRESS [MASK]"),
         "blacklist" => line("30"),
-        "client_acl" | "control_acl" | "debug" | "drain_timeout" | "tracking" => line("0"),
+        "client_acl" | "control_acl" | "debug" | "drain_timeout" | "slow_start" | "tracking" => {
+            line("0")
+        }
         "clients_max" => line("2048"),
         "close" | "socket" => usage("N"),
         "conn_max" => line("256"),

@@ -346,6 +346,8 @@ fn what_write_wrote_gives_the_same_settings_when_loaded() {
         "prio",
         "leastconn",
         "p2c",
+        "maglev bounded 125",
+        "slow_start 9",
         "tcp_fastclose both",
         "tcp_nodelay",
         "timeout 6",

@@ -82,7 +82,9 @@ fn what_is_in_force_is_shown_explained_written_and_warned_of() {
     let farm = Backend::farm(["a", "b"]);
     let pen = pen_with(&["leastconn"], &[(&farm[0], 1), (&farm[1], 5)]);
     pen.tells("mode", "no hash no roundrobin no stubborn no weight no prio leastconn");
-    assert!(pen.tell("mode json").ends_with("\"leastconn\":true,\"p2c\":false}\n"));
+    assert!(
+        pen.tell("mode json").ends_with("\"leastconn\":true,\"p2c\":false,\"maglev\":false}\n")
+    );
     pen.tells("show leastconn", "leastconn");
     assert!(pen.tell("write -").contains("\nleastconn\n"));
     let (_one, at) = pen.hold(client(1)).unwrap();

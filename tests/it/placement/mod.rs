@@ -1,6 +1,8 @@
 //! The methods of choosing a server that the original does not have, with real clients.
 
 mod loads;
+mod maglev;
+mod slow_start;
 
 use std::net::Ipv4Addr;
 

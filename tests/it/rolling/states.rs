@@ -25,7 +25,7 @@ enum Tracking {
 }
 
 /// All settings that decide about the choice, alone and together.
-const MODES: [(&[&str], Tracking); 13] = [
+const MODES: [(&[&str], Tracking); 15] = [
     (&[], Tracking::Tracked),
     (&["roundrobin"], Tracking::Untracked),
     (&["hash"], Tracking::Tracked),
@@ -35,6 +35,8 @@ const MODES: [(&[&str], Tracking); 13] = [
     (&["prio"], Tracking::Tracked),
     (&["leastconn"], Tracking::Tracked),
     (&["p2c"], Tracking::Tracked),
+    (&["maglev"], Tracking::Tracked),
+    (&["maglev", "roundrobin"], Tracking::Untracked),
     (&["leastconn", "roundrobin"], Tracking::Untracked),
     (&["stubborn"], Tracking::Tracked),
     (&["stubborn", "hash"], Tracking::Tracked),

@@ -64,8 +64,9 @@ impl Relay<'_> {
                 self.link.send_report(serial, connections);
             }
             (ToWorker::Settings, Some(memory)) => {
-                let settings = memory::settings(memory).ok_or(InvalidMessage)?;
-                self.apply(settings)?;
+                let read = memory::settings_and_positions(memory);
+                let (settings, positions) = read.ok_or(InvalidMessage)?;
+                self.apply(settings, positions)?;
             }
             (ToWorker::Tls, Some(files)) => {
                 let tls = self.tls.as_mut().ok_or(InvalidMessage)?;
@@ -170,14 +171,14 @@ impl Relay<'_> {
     }
 
     /// Applies new settings.
-    fn apply(&mut self, settings: Settings) -> Result<(), InvalidMessage> {
+    fn apply(&mut self, settings: Settings, positions: Vec<u16>) -> Result<(), InvalidMessage> {
         if settings.table_size() != self.settings.table_size() {
             // The rows of the shared table would belong to other servers.
             return Err(InvalidMessage);
         }
         let old = std::mem::replace(&mut self.settings, settings);
         self.shown = shown(&self.settings);
-        self.choices.get_mut().renew(&self.settings);
+        self.choices.get_mut().renew(&self.settings, positions);
         self.connection_log.set_addresses(&self.settings);
         self.debug.set(&self.settings);
         self.mark_outdated(&old);

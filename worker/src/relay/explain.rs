@@ -10,6 +10,7 @@ use std::fmt::Write;
 
 use pen_config::checks::Admission;
 use pen_config::ids::{ClientKey, ServerId, Target};
+use pen_config::maglev::POSITIONS;
 use pen_config::settings::{Method, Settings};
 use pen_ipc::checks::words_of;
 use pen_ipc::message::ConnectFailure;
@@ -19,8 +20,9 @@ use pen_table::{Checks, Knows, ServerView, TableMode, WorkerTable};
 
 use crate::relay::Relay;
 use crate::relay::accept::hold::could_serve;
-use crate::relay::select::choices::Choices;
+use crate::relay::select::choices::{Choices, position};
 use crate::relay::select::farm::{Farm, Hindrance};
+use crate::relay::select::slow_start::{WHOLE, share};
 use crate::relay::select::{Candidate, Placement, SelectionRefusal, Usable, client_permitted};
 
 /// A read-only view of a farm.
@@ -50,6 +52,10 @@ impl<F: Farm> Farm for Looked<'_, F> {
 
     fn now(&self) -> u64 {
         self.farm.now()
+    }
+
+    fn returned(&self, row: u32) -> u64 {
+        self.farm.returned(row)
     }
 
     fn choices(&self) -> &RefCell<Choices> {
@@ -134,8 +140,7 @@ fn explanation(
     now: u64,
     blacklist_reason: BlacklistReason<'_>,
 ) -> String {
-    // Made anew, it knows all servers as they are now.
-    let choices = RefCell::new(Choices::new(settings, now));
+    let choices = RefCell::new(farm.choices().borrow().anew(settings));
     let farm = Looked { farm, cursor: Cell::new(farm.cursor()), choices };
     let permitted = client_permitted(settings, client);
     let mut lines = Lines::default();
@@ -159,7 +164,7 @@ fn explanation(
     {
         lines.add(why_not(settings, Target::Server(id), refusal, now, blacklist_reason));
     }
-    for line in reasons_of_method(settings, &farm, placement.chosen(settings)) {
+    for line in reasons_of_method(settings, &farm, client, placement.chosen(settings)) {
         lines.add(line);
     }
     let mut waits = false;
@@ -220,6 +225,7 @@ fn client_facts(
         Method::Weight => "weight",
         Method::Leastconn => "leastconn",
         Method::P2c => "p2c",
+        Method::Maglev => "maglev",
         Method::Hash if modes.roundrobin => "hash of address and port, here of port 0",
         Method::Hash => "hash",
         Method::RoundRobin => "round robin",
@@ -250,28 +256,42 @@ fn client_facts(
 fn reasons_of_method(
     settings: &Settings,
     farm: &Looked<'_, impl Farm>,
+    client: ClientKey,
     first: Option<ServerId>,
 ) -> Vec<String> {
     let Some(id) = first else { return Vec::new() };
-    let figures = |id: ServerId| {
-        let server = settings.target(Target::Server(id));
-        let (weight, prio) = server.map_or((0, 0), |server| (server.weight, server.prio));
-        (plural(farm.connections(id.0.into()), "connection"), weight, prio)
+    let server = settings.target(Target::Server(id));
+    let prio = server.map_or(0, |server| server.prio);
+    let loaded = |id: ServerId| {
+        let weight = settings.target(Target::Server(id)).map_or(0, |server| server.weight);
+        let slow = match share(settings, farm, id.0.into()) {
+            WHOLE => String::new(),
+            share => format!(", of which it has {} % now (slow_start)", share / 10),
+        };
+        let connections = plural(farm.connections(id.0.into()), "connection");
+        format!("server {id}, with {connections} at weight {weight}{slow}")
     };
-    let (connections, weight, prio) = figures(id);
     match settings.selection.method() {
         Method::Prio => vec![format!("prio: server {id} has the lowest prio, {prio}")],
-        Method::Weight | Method::Leastconn => vec![format!(
-            "least load: server {id}, with {connections} at weight {weight}; equals take turns"
-        )],
+        Method::Weight | Method::Leastconn => {
+            vec![format!("least load: {}; equals take turns", loaded(id))]
+        }
         Method::P2c => {
             let Some((one, other)) = farm.choices.borrow().compared() else { return Vec::new() };
-            let each = [one, other].map(|id| {
-                let (connections, weight, _) = figures(id);
-                format!("server {id}, with {connections} at weight {weight}")
-            });
-            let [one, other] = each;
+            let [one, other] = [one, other].map(loaded);
             vec![format!("drawn now, perhaps others next time: {one}; {other}")]
+        }
+        Method::Maglev => {
+            let position = position(client);
+            let choices = farm.choices.borrow();
+            let owner = choices.walk(settings, position).next();
+            let next =
+                if owner == Some(id) { "" } else { ", whose clients spread over the others" };
+            owner.map_or(Vec::new(), |owner| {
+                vec![format!(
+                    "maglev: position {position} of {POSITIONS} belongs to server {owner}{next}"
+                )]
+            })
         }
         Method::Hash | Method::RoundRobin => Vec::new(),
     }
@@ -332,6 +352,14 @@ fn why_not(
         SelectionRefusal::Hindered(Hindrance::Ports) => {
             format!("{name}: passed over, no local port was free towards it")
         }
+        SelectionRefusal::SlowStart(share) => format!(
+            "{name}: passed over this time, it has {} % of its share now (slow_start)",
+            share / 10
+        ),
+        SelectionRefusal::Crowded { connections, percent } => format!(
+            "{name}: passed over with {}, more than {percent} % of the mean (maglev bounded)",
+            plural(connections, "connection")
+        ),
         SelectionRefusal::NoWeight => format!("{name}: weight 0, only when no other can be used"),
     }
 }
@@ -400,7 +428,7 @@ mod tests {
     use super::*;
 
     /// Blacklist, connections and standing by row, with the cursor at 0.
-    struct Model(Vec<(Blacklist, u32, Standing)>);
+    struct Model(Vec<(Blacklist, u32, Standing)>, RefCell<Choices>);
 
     impl Farm for Model {
         fn server(&self, row: u32) -> ServerView {
@@ -430,8 +458,12 @@ mod tests {
             10_000
         }
 
+        fn returned(&self, _: u32) -> u64 {
+            0
+        }
+
         fn choices(&self) -> &RefCell<Choices> {
-            panic!("an explanation has its own");
+            &self.1
         }
 
         fn is_left_out(&self, _: u32, _: Knows) -> bool {
@@ -463,7 +495,8 @@ mod tests {
         recorded: Option<i32>,
     ) -> String {
         let client = ClientKey::from_ip("192.0.2.7".parse().unwrap());
-        explanation(settings, &Model(states), client, recorded, 10_000, &|_| String::new())
+        let model = Model(states, RefCell::new(Choices::new(settings, 0)));
+        explanation(settings, &model, client, recorded, 10_000, &|_| String::new())
     }
 
     #[test]

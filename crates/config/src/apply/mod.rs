@@ -112,6 +112,7 @@ pub fn apply(
         Setting::SslNames(path) => settings.tls.names.clone_from(path),
         Setting::ConnectionLogFormat(form) => settings.connection_log_format = *form,
         Setting::Check(check) => settings.check.clone_from(check),
+        Setting::Maglev(maglev) => settings.selection.maglev = *maglev,
         Setting::OnDown(what) => settings.on_down = *what,
         Setting::ServersFrom(from) => follow(settings, from, names)?,
         Setting::NoServersFrom(name) => {
@@ -303,6 +304,7 @@ pub fn lookups(setting: &Setting) -> Vec<Lookup> {
         | Setting::Fastclose(_)
         | Setting::Http(_)
         | Setting::Log(_)
+        | Setting::Maglev(_)
         | Setting::NoAcl(_)
         | Setting::NoServer(_)
         | Setting::NoServersFrom(_)
@@ -390,6 +392,7 @@ pub(crate) fn set_number(settings: &mut Settings, which: Number, value: u32) {
         Number::PendingMax => settings.pending_max = value,
         Number::Rebalance => settings.rebalance = value,
         Number::Resolve => settings.resolve = value,
+        Number::SlowStart => settings.slow_start = value,
         Number::Timeout => settings.connect_timeout = value,
         Number::Tracking => settings.tracking = value,
         // Only a start can change the workers and the server table; the supervisor replies so.

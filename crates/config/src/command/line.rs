@@ -9,7 +9,7 @@ use crate::command::{
     Action, AfterDrain, BufferSide, Command, ConnectionLogTarget, Form, LogTarget, Query,
     ServerChange, Setting, Startup,
 };
-use crate::settings::{ConnectionLogFormat, Fastclose, Http};
+use crate::settings::{ConnectionLogFormat, Fastclose, Http, Maglev};
 
 /// The shortest line that reads as the same command. Exception: a path or name with a space, which
 /// no command can hold.
@@ -120,6 +120,9 @@ impl fmt::Display for Setting {
             Setting::Http(Http::Mixed) => write!(f, "{word} mixed"),
             Setting::Listen(local) => write!(f, "{word} {local}"),
             Setting::Log(target) => or_no(f, word, target.as_ref()),
+            Setting::Maglev(Maglev::Off) => write!(f, "no {word}"),
+            Setting::Maglev(Maglev::On) => f.write_str(word),
+            Setting::Maglev(Maglev::Bounded(percent)) => write!(f, "{word} bounded {percent}"),
             Setting::NoAcl(number) => write!(f, "no {word} {number}"),
             Setting::NoServer(number) => write!(f, "no {word} {number}"),
             Setting::NoServersFrom(name) => write!(f, "no {word} {name}"),

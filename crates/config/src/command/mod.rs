@@ -18,7 +18,7 @@ pub(crate) use crate::command::read::is_readable;
 pub(crate) use crate::command::read::parse_any;
 pub use crate::command::read::servers::server_keys;
 pub use crate::command::read::{before_comment, is_well_formed, parse, parse_configuration};
-pub(crate) use crate::command::setting::DRAIN_TIME;
+pub(crate) use crate::command::setting::{BOUND, DRAIN_TIME};
 pub use crate::command::setting::{
     BufferSide, ConnectionLogTarget, LogTarget, MIN_BACKLOG, NamedFile, Number, ServerChange,
     Setting, Startup, Switch,

@@ -13,7 +13,7 @@ use crate::grammar::{COUNT, ServerSpec};
 use crate::ids::{MAX_SERVERS, MAX_WORKERS};
 use crate::proxy::{ProxyOut, Senders};
 use crate::server_tls::{ServerTransport, TlsName};
-use crate::settings::{BufferSizes, ConnectionLogFormat, Fastclose, Http, Settings};
+use crate::settings::{BufferSizes, ConnectionLogFormat, Fastclose, Http, Maglev, Settings};
 use crate::tls::SuiteList;
 
 /// The smallest listen backlog; the original raises smaller values to it.
@@ -21,6 +21,9 @@ pub const MIN_BACKLOG: u32 = 50;
 
 /// A day, in seconds.
 const DAY: u32 = 86_400;
+
+/// The range of the bound of `maglev bounded`, in percent of the mean.
+pub(crate) const BOUND: RangeInclusive<u32> = 100..=1000;
 
 /// The range of the time that `drain` waits, in seconds.
 pub(crate) const DRAIN_TIME: RangeInclusive<u32> = 0..=DAY;
@@ -60,6 +63,8 @@ pub enum Setting {
     Listen(Local),
     /// The request log.
     Log(Option<LogTarget>),
+    /// Maglev mode.
+    Maglev(Maglev),
     /// Empties an access list.
     NoAcl(u8),
     /// Removes a server.
@@ -131,6 +136,7 @@ impl Setting {
             Setting::Http(_) => "http",
             Setting::Listen(_) => "listen",
             Setting::Log(_) => "log",
+            Setting::Maglev(_) => "maglev",
             Setting::Number(number, _) => number.word(),
             Setting::OnDown(_) => "on_down",
             Setting::ProxyIn(_) | Setting::ProxyOut(_) => "proxy_protocol",
@@ -180,6 +186,7 @@ impl Setting {
             | Setting::Fastclose(_)
             | Setting::Http(_)
             | Setting::Listen(_)
+            | Setting::Maglev(_)
             | Setting::NoAcl(_)
             | Setting::NoServer(_)
             | Setting::NoServersFrom(_)
@@ -409,6 +416,8 @@ pub enum Number {
     Rebalance,
     /// Seconds until names are looked up again; 0 = never.
     Resolve,
+    /// Seconds in which the share of a server grows that is new or was out of service; 0 = none.
+    SlowStart,
     /// Connect timeout, seconds.
     Timeout,
     /// Tracking time, seconds.
@@ -446,6 +455,7 @@ impl Number {
             Number::PendingMax => "pending_max",
             Number::Rebalance => "rebalance",
             Number::Resolve => "resolve",
+            Number::SlowStart => "slow_start",
             Number::Timeout => "timeout",
             Number::Tracking => "tracking",
             Number::Workers => "workers",
@@ -477,6 +487,7 @@ impl Number {
             Number::PendingMax => settings.pending_max,
             Number::Rebalance => settings.rebalance,
             Number::Resolve => settings.resolve,
+            Number::SlowStart => settings.slow_start,
             Number::Timeout => settings.connect_timeout,
             Number::Tracking => settings.tracking,
             Number::Workers => return None,
@@ -492,7 +503,7 @@ impl Number {
             Number::CheckInterval => 1..=3600,
             Number::CheckTimeout => 1..=60,
             Number::CheckRise | Number::CheckFall => 1..=100,
-            Number::Hold | Number::Resolve => 0..=DAY,
+            Number::Hold | Number::Resolve | Number::SlowStart => 0..=DAY,
             Number::Rebalance => 0..=100,
             Number::ClientAcl | Number::ControlAcl | Number::PageAcl => 0..=LISTS as u32 - 1,
             Number::ClientsMax => 1..=16_777_216,

@@ -11,7 +11,7 @@ use crate::command::read::tls::{
 };
 use crate::command::read::values::{
     connection_log, connection_log_format, control, fastclose, http, idle_timeout, listen, log,
-    page, socket_buffers, source, start_switch, startup, web_stats,
+    maglev, page, socket_buffers, source, start_switch, startup, web_stats,
 };
 use crate::command::read::{WordIter, off_only, refused, switch_without_effect};
 use crate::command::{
@@ -322,6 +322,9 @@ const WITH_GRAMMAR: &[Entry] = table! {
         "Show or move the listen address; open connections stay.";
     "log" "[FILE|HOST:PORT]" no: Setting(log),
         "Show or set the request log.";
+    "maglev" "[on|off|bounded PERCENT]" no: Setting(maglev),
+        "The server at the client's position in a table comes first, the same after every restart \
+         and on every machine; bounded passes over servers with more than PERCENT of the mean.";
     "max_servers" "[N]": Number(Number::MaxServers),
         "Show the size of the server table; set it at the start (-S).";
     "metrics" "": Query(|_, _| Ok(Query::Metrics)),
@@ -405,6 +408,9 @@ const WITH_GRAMMAR: &[Entry] = table! {
     "show" "[SETTING [N]]": Query(show),
         "Show what is in force, as a configuration file: all of it, or one setting; of acl and \
          server also number N alone.";
+    "slow_start" "[SECONDS]": Number(Number::SlowStart),
+        "Show or set how long the share of a server grows, from a tenth, that is new or was out of \
+         service; 0 = it has its share at once.";
     "socket" "N": Query(|e, w| Ok(Query::Socket(e.ordinal(e.required(w)?, "a descriptor")?))),
         "To which connection a descriptor belongs; always -1, since descriptors are a worker's \
          own.";

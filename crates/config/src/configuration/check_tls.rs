@@ -150,6 +150,7 @@ fn needs_certificate(setting: &Setting) -> bool {
         | Setting::NoServer(_)
         | Setting::NoServersFrom(_)
         | Setting::Number(_, _)
+        | Setting::Maglev(_)
         | Setting::OnDown(_)
         | Setting::ProxyIn(_)
         | Setting::ProxyOut(_)

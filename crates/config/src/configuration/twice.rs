@@ -46,6 +46,7 @@ fn is_single(setting: &Setting) -> bool {
         | Setting::NoServer(_)
         | Setting::NoServersFrom(_)
         | Setting::Number(_, _)
+        | Setting::Maglev(_)
         | Setting::OnDown(_)
         | Setting::ProxyIn(_)
         | Setting::ProxyOut(_)

@@ -114,6 +114,7 @@ fn modes(settings: &Settings, warnings: &mut Vec<String>) {
         (Method::Weight, "weights have"),
         (Method::Leastconn, "leastconn has"),
         (Method::P2c, "p2c has"),
+        (Method::Maglev, "maglev has"),
     ] {
         if modes.has(other) && modes.method() != other {
             let other = named(other);
@@ -121,6 +122,19 @@ fn modes(settings: &Settings, warnings: &mut Vec<String>) {
                 "{method} and {other}: {method} chooses the server, and {what} no effect; switch \
                  one off"
             ));
+        }
+    }
+    if settings.slow_start > 0 {
+        match modes.method() {
+            Method::Hash | Method::Maglev => warnings.push(format!(
+                "slow_start {} has no effect: with {method}, the client's address decides",
+                settings.slow_start
+            )),
+            Method::Prio
+            | Method::Weight
+            | Method::Leastconn
+            | Method::P2c
+            | Method::RoundRobin => {}
         }
     }
     if (modes.hash || modes.hash_always) && modes.method() != Method::Hash {
@@ -159,6 +173,7 @@ fn named(method: Method) -> &'static str {
         Method::Weight => "weight (-W)",
         Method::Leastconn => "leastconn",
         Method::P2c => "p2c",
+        Method::Maglev => "maglev",
         Method::Hash => "hash (-h)",
         Method::RoundRobin => "round robin",
     }

@@ -18,7 +18,7 @@ use crate::command::{
 use crate::configuration::MIN_SLOTS;
 use crate::ids::{ServerId, Target};
 use crate::server_tls::{ServerTls, ServerTransport};
-use crate::settings::{BufferSizes, Server, Settings, SocketBuffers};
+use crate::settings::{BufferSizes, Maglev, Server, Settings, SocketBuffers};
 use crate::tls::{SuiteList, Tls};
 
 pub use crate::print::difference::difference;
@@ -197,14 +197,19 @@ fn server_tls(now: &ServerTls, given: &ServerTls) -> impl Iterator<Item = Settin
     .filter_map(|(differs, setting)| differs.then_some(setting))
 }
 
-/// The methods of selection that the original does not have.
+/// The methods of selection that the original does not have, and the slow start.
 fn placement(now: &Settings, given: &Settings) -> impl Iterator<Item = Setting> {
+    let slow = now.slow_start > 0 || given.slow_start > 0;
+    let slow = slow.then(|| number(Number::SlowStart, now.slow_start));
     let (now, given) = (now.selection, given.selection);
+    let is_maglev = [now, given].iter().any(|modes| modes.maglev != Maglev::Off);
     let switched =
         |which, now: bool, given: bool| (now || given).then_some(Setting::Switch(which, now));
     [
         switched(Switch::Leastconn, now.leastconn, given.leastconn),
         switched(Switch::P2c, now.p2c, given.p2c),
+        is_maglev.then_some(Setting::Maglev(now.maglev)),
+        slow,
     ]
     .into_iter()
     .flatten()

@@ -93,6 +93,7 @@ fn everything(table: &Table, worker_table: &WorkerTable<'_>, now: u64) {
             worker_table.last_failure(server),
             worker_table.note_failure(server, now, 1),
             table.lift_blacklist(server),
+            worker_table.note_return(server, worker_table.returned(server)),
         );
     }
     let numbers: Vec<u32> = (0..25).filter_map(|_| worker_table.claim_connection(20)).collect();

@@ -122,12 +122,20 @@ impl ServerState {
         Standing::from_word(self.standing.load(Relaxed))
     }
 
-    /// Sets the standing, if it differs: all workers read this cache line.
-    pub fn set_standing(&self, standing: Standing) {
-        let word = standing.to_word();
-        if self.standing.load(Relaxed) != word {
+    /// Sets the standing, if it differs: all workers read this cache line. Returns whether the
+    /// server comes back: it was down or in maintenance, and is neither any more.
+    pub fn set_standing(&self, standing: Standing) -> bool {
+        let (before, word) = (self.standing.load(Relaxed), standing.to_word());
+        if before != word {
             self.standing.store(word, Relaxed);
         }
+        let is_out = |word: u32| word & (MAINT | CODE) != 0;
+        is_out(before) && !is_out(word)
+    }
+
+    /// Notes that the server came back into service, or is new.
+    pub fn note_return(&self, now: u64) {
+        self.returned.store(now.max(1), Relaxed);
     }
 }
 
@@ -323,7 +331,11 @@ mod tests {
         assert!(second.clear_blacklist(1));
         table.reclaim(0);
         assert_eq!((second.server_view(1, 5), table.server_totals(1).standing), (view, standing));
-        table.set_standing(1, Standing::default());
+        assert!(table.set_standing(1, Standing::default()), "it comes back");
+        assert!(!table.set_standing(1, Standing::default()) && first.returned(1) == 0);
+        table.note_return(1, 77);
+        table.note_return(3, 77);
+        assert_eq!((second.returned(1), second.returned(0), second.returned(3)), (77, 0, 0));
         assert_eq!(second.server_view(1, 5), ServerView::FREE);
         // One that does not exist.
         table.set_standing(3, standing);
@@ -339,7 +351,7 @@ mod tests {
         let write = || dying_after(0, || table.set_standing(2, standing));
         assert_eq!(write(), None);
         table.set_standing(2, standing);
-        assert_eq!(write(), Some(()));
+        assert_eq!(write(), Some(false));
     }
 
     /// What a program of this layout leaves that knows no standing.

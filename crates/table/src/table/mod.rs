@@ -215,9 +215,15 @@ impl Table {
 
     /// Sets what workers must know of a server. Only the supervisor calls it. It does not write a
     /// correct value, because all workers read the line. No effect for one that does not exist.
-    pub fn set_standing(&self, server: u32, standing: Standing) {
+    /// Returns whether the server comes back into service by that.
+    pub fn set_standing(&self, server: u32, standing: Standing) -> bool {
+        self.view().server(server).is_some_and(|state| state.set_standing(standing))
+    }
+
+    /// Notes that a server is new or came back into service, at a time in monotonic milliseconds.
+    pub fn note_return(&self, server: u32, now: u64) {
         if let Some(state) = self.view().server(server) {
-            state.set_standing(standing);
+            state.note_return(now);
         }
     }
 

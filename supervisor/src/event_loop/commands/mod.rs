@@ -243,6 +243,7 @@ fn query_of(setting: &Setting) -> Option<Query> {
         | Setting::NoAcl(_)
         | Setting::NoServer(_)
         | Setting::NoServersFrom(_)
+        | Setting::Maglev(_)
         | Setting::OnDown(_)
         | Setting::ProxyIn(_)
         | Setting::ProxyOut(_)

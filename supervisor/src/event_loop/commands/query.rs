@@ -10,7 +10,7 @@ use std::time::Instant;
 use pen_config::command::{Form, Number, Query, help};
 use pen_config::ids::{ClientKey, WorkerId};
 use pen_config::print::in_force::InForce;
-use pen_config::settings::Selection;
+use pen_config::settings::{Maglev, Selection};
 use pen_ipc::stats::ConnectionInfo;
 use pen_ipc::text::error_text;
 use pen_status::Status;
@@ -353,7 +353,6 @@ const CONNECTING: u8 = 1;
 /// The bit of a connection's state for a finished connect.
 const CONNECTED: u8 = 2;
 
-/// The modes in the order of the original pen.
 /// The modes of the original, in its order.
 fn original_modes(selection: Selection) -> [(&'static str, bool); 5] {
     let Selection { roundrobin, hash, weight, prio, stubborn, .. } = selection;
@@ -367,8 +366,9 @@ fn original_modes(selection: Selection) -> [(&'static str, bool); 5] {
 }
 
 /// The modes that the original does not have.
-fn later_modes(selection: Selection) -> [(&'static str, bool); 2] {
-    [("leastconn", selection.leastconn), ("p2c", selection.p2c)]
+fn later_modes(selection: Selection) -> [(&'static str, bool); 3] {
+    let maglev = selection.maglev != Maglev::Off;
+    [("leastconn", selection.leastconn), ("p2c", selection.p2c), ("maglev", maglev)]
 }
 
 /// The modes of the original in its form, and then the others that are on.

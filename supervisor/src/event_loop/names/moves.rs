@@ -7,6 +7,7 @@ use pen_config::ids::{ServerId, Target};
 use pen_config::settings::{Server, Settings};
 use pen_status::event::EventKind;
 
+use crate::clock;
 use crate::event_loop::Supervisor;
 use crate::log::Severity;
 use crate::log::events::{incident, title};
@@ -76,6 +77,10 @@ impl Supervisor {
             Moves::between(running, settings, |target| table.server_totals(row(target)).address);
         for (target, position) in &moves.positions {
             table.set_address(row(*target), *position);
+        }
+        // Before the workers know of them: they begin slowly, if servers do (`slow_start`).
+        for target in &moves.others {
+            table.note_return(row(*target), clock::monotonic());
         }
         moves
     }

@@ -274,6 +274,7 @@ impl Supervisor {
             | Setting::NoServer(_)
             | Setting::NoServersFrom(_)
             | Setting::Number(_, _)
+            | Setting::Maglev(_)
             | Setting::OnDown(_)
             | Setting::ProxyIn(_)
             | Setting::ProxyOut(_)

@@ -296,6 +296,7 @@ impl Supervisor {
         if until == 0 || failed >= began || !table.lift_blacklist(row) {
             return;
         }
+        table.note_return(row, clock::monotonic());
         let Some(name) = events::name(Target::Server(server).code(), settings) else { return };
         let incident = self.about_server(EventKind::ServerUp, server).with("by", "check");
         let line = format!("{name} is in use again: its check succeeds");

@@ -13,6 +13,7 @@ use pen_config::settings::Settings;
 use pen_ipc::start::Begins;
 use pen_table::{Standing, Table, TableMode};
 
+use crate::clock;
 use crate::event_loop::Supervisor;
 use crate::verdicts::Checks;
 
@@ -35,7 +36,7 @@ impl Supervisor {
         match self.begins {
             Begins::AtOnce => {
                 let standing = standing(server, settings, known);
-                self.context.table.set_standing(u32::from(server.0), standing);
+                state(&self.context.table, u32::from(server.0), standing);
             }
             Begins::OnOrder => {}
         }
@@ -51,7 +52,14 @@ fn restate(settings: &Settings, known: &Checks, table: &Table) {
             // There are not so many servers.
             Err(_) => Standing::default(),
         };
-        table.set_standing(row, standing);
+        state(table, row, standing);
+    }
+}
+
+/// Writes a standing. A server that comes back by it begins slowly, if servers do (`slow_start`).
+fn state(table: &Table, row: u32, standing: Standing) {
+    if table.set_standing(row, standing) {
+        table.note_return(row, clock::monotonic());
     }
 }
 
@@ -82,7 +90,9 @@ mod tests {
         let shape = Shape { clients: 1, servers: 18, rows: 1, connections: 8 };
         let table = Table::create(shape).unwrap();
         let wrong = Standing { mode: TableMode::Maint, down: DownCode::new(7) };
-        (0..18).for_each(|row| table.set_standing(row, wrong));
+        for row in 0..18 {
+            let _ = table.set_standing(row, wrong);
+        }
         let server = |mode| {
             let address = Address::Inet(([10, 0, 0, 1], 80).into());
             Some(Server { mode, ..Server::at(address) })

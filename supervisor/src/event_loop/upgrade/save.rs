@@ -176,7 +176,7 @@ impl Supervisor {
         let states = settings.servers.iter().flatten().any(is_out);
         let states = states.then(|| SERVER_STATES.to_owned());
         let is_later = match settings.selection.method() {
-            Method::Leastconn | Method::P2c => true,
+            Method::Leastconn | Method::P2c | Method::Maglev => true,
             Method::Prio | Method::Weight | Method::Hash | Method::RoundRobin => false,
         };
         let placement = is_later.then(|| PLACEMENT.to_owned());

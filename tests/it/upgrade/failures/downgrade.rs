@@ -66,7 +66,7 @@ fn to_a_release_that_looks_names_up_once_while_they_are_looked_up_again() {
 
 #[test]
 fn to_a_release_without_a_method_while_it_is_in_force() {
-    for method in ["leastconn", "p2c"] {
+    for method in ["leastconn", "p2c", "maglev"] {
         let failing = Failing::started(|builder| builder.options(["-O", method]));
         is_refused_while_in_use(failing, "placement", "weight");
     }

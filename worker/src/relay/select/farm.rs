@@ -27,6 +27,8 @@ pub trait Farm {
     fn advance_cursor(&self, from: u32, to: u32) -> bool;
     /// The present time in monotonic milliseconds.
     fn now(&self) -> u64;
+    /// When a server came back into service, in monotonic milliseconds; 0 = it was never out.
+    fn returned(&self, row: u32) -> u64;
     /// What is derived from the settings for the method in force.
     fn choices(&self) -> &RefCell<Choices>;
     /// Why this worker must pass over a server that is in use.

@@ -19,6 +19,26 @@ pub fn hashed(key: ClientKey, port: Option<u16>, servers: u32) -> Option<ServerI
     (servers > 0).then(|| ServerId(jump(hash, servers) as u16))
 }
 
+/// The hash of the network that counts as one client with maglev: FNV-1a over the bytes of the
+/// address, of which only the first [`CLIENT_NET`] bits count. The clients of a Unix socket are one.
+pub fn hash_of_net(key: ClientKey) -> u64 {
+    let kept = |bits: u32, of: u32| u128::MAX << (of - bits);
+    match key.ip() {
+        Some(IpAddr::V4(ip)) => {
+            let net = u32::from(ip) & kept(CLIENT_NET.0, 32) as u32;
+            fnv1a(FNV_OFFSET, &net.to_be_bytes())
+        }
+        Some(IpAddr::V6(ip)) => {
+            let net = u128::from(ip) & kept(CLIENT_NET.1, 128);
+            fnv1a(FNV_OFFSET, &net.to_be_bytes())
+        }
+        None => FNV_OFFSET,
+    }
+}
+
+/// How many bits of an IPv4 and of an IPv6 address make one client.
+pub const CLIENT_NET: (u32, u32) = (32, 64);
+
 const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
 
 fn fnv1a(hash: u64, bytes: &[u8]) -> u64 {
@@ -55,6 +75,16 @@ mod tests {
         assert!((600..1200).contains(&moved), "{moved}");
         assert!((0..1000).any(|port| hashed(key(1), Some(port), 8) != hashed(key(1), Some(0), 8)));
         assert_eq!(hashed(key(1), None, 0), None);
+    }
+
+    #[test]
+    fn a_net_of_ipv6_is_one_client() {
+        let hash = |text: &str| hash_of_net(ClientKey::from_ip(text.parse().unwrap()));
+        assert_eq!(hash("2001:db8:1:2::1"), hash("2001:db8:1:2:ffff::"));
+        assert_ne!(hash("2001:db8:1:2::1"), hash("2001:db8:1:3::1"));
+        assert_ne!(hash("10.0.0.1"), hash("10.0.0.2"));
+        // Frozen, as above.
+        assert_eq!(hash("192.0.2.1"), fnv1a(FNV_OFFSET, &[192, 0, 2, 1]));
     }
 
     const FROZEN: [u16; 8] = [1, 2, 2, 0, 0, 3, 2, 3];

@@ -36,6 +36,15 @@ pub enum SelectionRefusal {
     /// In weight mode, a server with weight 0 is no first choice. It may be tried when the others
     /// cannot be used.
     NoWeight,
+    /// It came back a short time ago, and gets this share of the new clients, in thousandths.
+    SlowStart(u32),
+    /// With a bound: it has more than this percentage of the mean.
+    Crowded {
+        /// Its present connections.
+        connections: u32,
+        /// The bound.
+        percent: u32,
+    },
 }
 
 impl From<Unusable> for SelectionRefusal {

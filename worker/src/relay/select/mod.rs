@@ -12,6 +12,7 @@ pub(crate) mod hash;
 mod judge;
 mod regardless;
 pub mod route;
+pub(crate) mod slow_start;
 #[cfg(test)]
 mod tests;
 
@@ -22,6 +23,7 @@ use pen_config::settings::{Method, Settings};
 use pen_table::Blacklist;
 pub use pen_table::{Checks, Knows, Patience, Usable};
 
+use crate::relay::select::choices::position;
 use crate::relay::select::farm::Farm;
 use crate::relay::select::hash::hashed;
 use crate::relay::select::judge::{Asks, eligible};
@@ -84,6 +86,8 @@ pub struct Placement {
     /// first server serves most clients.
     tried: Option<ServerId>,
     tried_more: Option<Box<[u64; TRIED_WORDS]>>,
+    /// The position of the client, with maglev.
+    position: u32,
     /// The first target that was passed over because of a hindrance. It is tried when no other
     /// target is left.
     held: Option<Target>,
@@ -138,6 +142,9 @@ impl Placement {
             (true, None) => SelectionStep::Done,
         };
         let mut placement = Placement::starting(step, recorded, tracks);
+        if settings.selection.method() == Method::Maglev {
+            placement.position = position(client.key);
+        }
         if step == SelectionStep::Done
             && let Some(id) = placement.first_regardless(settings, farm)
         {
@@ -160,7 +167,7 @@ impl Placement {
     }
 
     fn starting(step: SelectionStep, known: Option<ServerId>, tracks: bool) -> Placement {
-        Placement { step, known, tracks, tried: None, tried_more: None, held: None }
+        Placement { step, known, tracks, tried: None, tried_more: None, position: 0, held: None }
     }
 
     /// Whether the client is already recorded on a target: then the target's hard limit applies.
@@ -347,6 +354,15 @@ impl Placement {
         let is_left_out = |id: ServerId| farm.is_left_out(id.0.into(), self.drains_into(id));
         let usable = untried.clone().filter(|(id, _)| !is_left_out(*id));
         let method = settings.selection.method();
+        if method == Method::Maglev {
+            let choices = farm.choices().borrow();
+            let next = choices
+                .walk(settings, self.position)
+                .find(|id| !self.has_tried(*id) && !is_left_out(*id));
+            if next.is_some() {
+                return next;
+            }
+        }
         if method == Method::Prio {
             usable.min_by_key(|(id, server)| (server.prio, id.0)).map(|(id, _)| id)
         } else if method.obeys_weights() {
@@ -371,22 +387,41 @@ fn first(
         return Some(id);
     }
     let note = RefCell::new(note);
-    let mut judge = |id: ServerId| {
+    let judge = |id: ServerId| {
         let asks =
             Asks { client: client.key, known: recorded == Some(id), tracks: !modes.roundrobin };
         let judged = eligible(settings, farm, asks, Trial::first(id)).map(|_| ());
         judged.inspect_err(|refusal| note.borrow_mut()(id, *refusal))
     };
-    match modes.method() {
-        Method::Prio | Method::Weight | Method::Leastconn | Method::P2c => {
-            let mut note = |id, refusal| note.borrow_mut()(id, refusal);
-            farm.choices().borrow_mut().first(settings, farm, &mut judge, &mut note)
+    let word = match settings.slow_start {
+        0 => 0,
+        _ => farm.choices().borrow_mut().word(),
+    };
+    // In slow start, a server is passed over as often as it lacks of its share.
+    let slowly = |id: ServerId| {
+        judge(id)?;
+        match slow_start::passes(settings, farm, id, word) {
+            Ok(()) => Ok(()),
+            Err(refusal) => {
+                note.borrow_mut()(id, refusal);
+                Err(refusal)
+            }
         }
+    };
+    let mut note_other = |id, refusal| note.borrow_mut()(id, refusal);
+    let mut by_method = |judge: &dyn Fn(ServerId) -> Result<(), SelectionRefusal>| {
+        let choices = &mut *farm.choices().borrow_mut();
+        choices.first(settings, farm, client.key, &mut |id| judge(id), &mut note_other)
+    };
+    match modes.method() {
+        Method::Weight | Method::Leastconn | Method::P2c | Method::Maglev => by_method(&judge),
+        Method::Prio => by_method(&slowly).or_else(|| by_method(&judge)),
         Method::Hash => {
             let port = modes.roundrobin.then_some(client.port);
             hashed(client.key, port, settings.server_count())
         }
-        Method::RoundRobin => round_robin(settings, farm, &mut |id| judge(id).is_ok()),
+        Method::RoundRobin => round_robin(settings, farm, &mut |id| slowly(id).is_ok())
+            .or_else(|| round_robin(settings, farm, &mut |id| judge(id).is_ok())),
     }
 }
 

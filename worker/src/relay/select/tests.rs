@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 use pen_config::address::Address;
-use pen_config::settings::{Selection, Server};
+use pen_config::settings::{Maglev, Selection, Server};
 use pen_table::{DownCode, ServerView, Standing, TableMode};
 use proptest::prelude::*;
 
@@ -29,6 +29,7 @@ struct Model {
     hindered: Vec<Option<Hindrance>>,
     choices: RefCell<Choices>,
     now: Cell<u64>,
+    returned: Vec<u64>,
 }
 
 impl Farm for Model {
@@ -55,6 +56,9 @@ impl Farm for Model {
     }
     fn now(&self) -> u64 {
         self.now.get()
+    }
+    fn returned(&self, row: u32) -> u64 {
+        self.returned.get(row as usize).copied().unwrap_or(0)
     }
     fn choices(&self) -> &RefCell<Choices> {
         &self.choices
@@ -92,7 +96,7 @@ fn placed(
     client: Candidate,
     note: &mut impl FnMut(ServerId, SelectionRefusal),
 ) -> Placement {
-    farm.choices.borrow_mut().renew(settings);
+    farm.choices.borrow_mut().renew(settings, pen_config::maglev::positions(settings));
     Placement::new(settings, farm, client, note)
 }
 
@@ -230,13 +234,14 @@ proptest! {
     #[test]
     fn every_configured_server_comes_exactly_once_then_the_emergency_server(
         present in prop::collection::vec(any::<bool>(), 1..200),
-        modes in any::<[bool; 7]>(),
+        modes in any::<[bool; 8]>(),
         recorded in prop::option::of(0u16..220),
         states in prop::collection::vec(prop::option::of(0u8..3), 200),
     ) {
-        let [roundrobin, hash, hash_always, weight, prio, leastconn, p2c] = modes;
+        let [roundrobin, hash, hash_always, weight, prio, leastconn, p2c, maglev] = modes;
+        let maglev = if maglev { Maglev::On } else { Maglev::Off };
         let selection = Selection {
-            roundrobin, hash, hash_always, weight, prio, leastconn, p2c, stubborn: false,
+            roundrobin, hash, hash_always, weight, prio, leastconn, p2c, maglev, stubborn: false,
         };
         let mut settings = settings(present.iter().map(|p| p.then(server)).collect(), selection);
         settings.emergency = Some(server());

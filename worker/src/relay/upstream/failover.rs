@@ -304,6 +304,7 @@ impl Relay<'_> {
             Blacklist::Clear | Blacklist::Until(_) => {}
             Blacklist::Expired | Blacklist::Probed => {
                 if self.worker_table.clear_blacklist(row) {
+                    self.worker_table.note_return(row, self.now);
                     self.link.report(Event::BackInUse { server: target.code() });
                 }
             }

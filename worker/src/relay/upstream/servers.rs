@@ -54,6 +54,10 @@ impl Farm for Servers<'_> {
         self.now
     }
 
+    fn returned(&self, row: u32) -> u64 {
+        self.worker_table.returned(row)
+    }
+
     fn choices(&self) -> &RefCell<Choices> {
         self.choices
     }
@@ -84,7 +88,9 @@ impl Servers<'_> {
             | SelectionRefusal::Probed
             | SelectionRefusal::Down(_)
             | SelectionRefusal::Acl(_)
-            | SelectionRefusal::NoWeight => {}
+            | SelectionRefusal::NoWeight
+            | SelectionRefusal::SlowStart(_)
+            | SelectionRefusal::Crowded { .. } => {}
         }
     }
 

@@ -7,12 +7,12 @@ use crate::address::Local;
 use crate::command::read::{WordIter, on, shown, value};
 use crate::command::table::Entry;
 use crate::command::{
-    BufferSide, Command, CommandError, ConnectionLogTarget, LogTarget, Number, Query, Setting,
-    Startup,
+    BOUND, BufferSide, Command, CommandError, ConnectionLogTarget, LogTarget, Number, Query,
+    Setting, Startup,
 };
 use crate::grammar;
 use crate::grammar::{COUNT, GrammarError, quoted};
-use crate::settings::{BufferSizes, ConnectionLogFormat, Fastclose, Http};
+use crate::settings::{BufferSizes, ConnectionLogFormat, Fastclose, Http, Maglev};
 
 /// A file with the name of the daemon needs a slash: `./syslog`.
 pub(crate) fn connection_log(
@@ -125,6 +125,28 @@ pub(crate) fn http(
         Some("mixed") => Http::Mixed,
         Some(other) => {
             return Err(entry.wrong(format!("{} is none of on, off, mixed", quoted(other))));
+        }
+    })))
+}
+
+pub(crate) fn maglev(
+    entry: &Entry,
+    words: &mut WordIter<'_>,
+    no: bool,
+) -> Result<Command, CommandError> {
+    if no {
+        return Ok(Command::Setting(Setting::Maglev(Maglev::Off)));
+    }
+    Ok(Command::Setting(Setting::Maglev(match words.next() {
+        None | Some("on") => Maglev::On,
+        Some("off") => Maglev::Off,
+        Some("bounded") => {
+            let text = entry.required(words)?;
+            let percent = grammar::number(text, BOUND);
+            Maglev::Bounded(percent.map_err(|why| entry.wrong(why))?)
+        }
+        Some(other) => {
+            return Err(entry.wrong(format!("{} is none of on, off, bounded", quoted(other))));
         }
     })))
 }

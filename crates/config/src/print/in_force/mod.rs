@@ -98,6 +98,7 @@ impl InForce<'_> {
         all.push(Setting::ProxyOut(settings.proxy_out));
         all.push(Setting::Check(settings.check.clone()));
         all.push(Setting::OnDown(settings.on_down));
+        all.push(Setting::Maglev(settings.selection.maglev));
         all.extend((0..settings.server_count()).map(|number| server(number, settings)));
         all.extend(settings.servers_from.iter().cloned().map(Setting::ServersFrom));
         all.push(Setting::Emergency(settings.emergency.as_ref().map(spec)));
@@ -131,6 +132,7 @@ impl InForce<'_> {
             Number::Hold,
             Number::Rebalance,
             Number::Resolve,
+            Number::SlowStart,
         ]
         .into_iter()
         .map(|number| (number, number.value(self.settings).unwrap_or(self.workers)))

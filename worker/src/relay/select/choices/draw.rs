@@ -7,6 +7,7 @@ use pen_config::settings::Settings;
 
 use crate::relay::select::SelectionRefusal;
 use crate::relay::select::farm::Farm;
+use crate::relay::select::slow_start;
 
 /// How often is drawn until two servers are found that can be used. With half of the
 /// servers out, one choice in some thousands needs more.
@@ -56,7 +57,12 @@ impl Draw {
         if let [only] = self.servers[..] {
             return Some(only).filter(|id| judge(*id).is_ok());
         }
-        let first = match self.two(random, judge) {
+        // A server in slow start is left out of as many draws as it lacks of its share.
+        let mut judge_drawn = |id: ServerId, chance: u64| {
+            slow_start::passes(settings, farm, id, chance)?;
+            judge(id)
+        };
+        let first = match self.two(random, &mut judge_drawn) {
             (Some(one), Some(other)) => return Some(self.lesser(settings, farm, one, other)),
             (first, _) => first,
         };
@@ -67,7 +73,7 @@ impl Draw {
         let usable = self.servers.iter().filter(|id| judge(**id).is_ok());
         let weight = |id: &ServerId| Some((*id, settings.target(Target::Server(*id))?.weight));
         let usable = Draw::of(usable.filter_map(weight));
-        match usable.two(random, &mut |_| Ok(())) {
+        match usable.two(random, &mut |_, _| Ok(())) {
             (Some(one), Some(other)) => Some(self.lesser(settings, farm, one, other)),
             (first, _) => first,
         }
@@ -82,12 +88,13 @@ impl Draw {
     fn two(
         &self,
         random: &mut impl FnMut() -> u64,
-        judge: &mut impl FnMut(ServerId) -> Result<(), SelectionRefusal>,
+        judge: &mut impl FnMut(ServerId, u64) -> Result<(), SelectionRefusal>,
     ) -> (Option<ServerId>, Option<ServerId>) {
         let mut first = None;
         for _ in 0..DRAWS {
-            let Some((place, id)) = self.drawn(random(), first) else { break };
-            if judge(id).is_err() {
+            let word = random();
+            let Some((place, id)) = self.drawn(word, first) else { break };
+            if judge(id, word).is_err() {
                 continue;
             }
             match first {
@@ -123,11 +130,11 @@ impl Draw {
         other: ServerId,
     ) -> ServerId {
         self.compared.set(Some((one, other)));
-        let connections = |id: ServerId| u64::from(farm.connections(id.0.into()));
+        let connections = |id: ServerId| u128::from(farm.connections(id.0.into()));
         let weight = |id: ServerId| {
-            settings.target(Target::Server(id)).map_or(1, |server| u64::from(server.weight.max(1)))
+            let weight = settings.target(Target::Server(id)).map_or(1, |server| server.weight);
+            u128::from(weight.max(1)) * u128::from(slow_start::share(settings, farm, id.0.into()))
         };
-        // Both products are below 2^63: a weight has 31 bits.
         match connections(other) * weight(one) < connections(one) * weight(other) {
             true => other,
             false => one,

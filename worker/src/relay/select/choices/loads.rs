@@ -16,14 +16,10 @@ use pen_config::settings::{Method, Server, Settings};
 
 use crate::relay::select::SelectionRefusal;
 use crate::relay::select::choices::turns::{Turns, next_turn};
+use crate::relay::select::choices::{FEW, PERIOD};
 use crate::relay::select::farm::Farm;
 use crate::relay::select::judge::open_to_strangers;
-
-/// Up to so many servers, all are read at each choice.
-const FEW: usize = 32;
-
-/// Milliseconds after which all servers are read again.
-const PERIOD: u64 = 10;
+use crate::relay::select::slow_start::{WHOLE, share};
 
 /// After so many changes since the last choice, all servers are read instead.
 const MOST_CHANGES: usize = 64;
@@ -38,15 +34,23 @@ pub enum Measure {
 }
 
 impl Measure {
-    /// The load of a server.
-    fn load(self, connections: u32, weight: u32) -> u64 {
-        let (connections, weight) = (u64::from(connections), u64::from(weight.max(1)));
-        match (self, connections) {
-            (_, 0) => 0,
-            (Measure::Weight, _) => 256 * connections / weight,
-            // Below 2^63. Fractions that differ by less than 2^-30 count as equal.
-            (Measure::Leastconn, _) => ((2 * connections + 1) << 30) / weight,
+    /// The load of a server that has this part of its weight, in thousandths.
+    fn load(self, connections: u32, weight: u32, share: u32) -> u64 {
+        if connections == 0 {
+            return 0;
         }
+        let (connections, weight) = (u64::from(connections), u64::from(weight.max(1)));
+        let dividend = match self {
+            Measure::Weight => 256 * connections,
+            // Below 2^63. Fractions that differ by less than 2^-30 count as equal.
+            Measure::Leastconn => (2 * connections + 1) << 30,
+        };
+        if share == WHOLE {
+            return dividend / weight;
+        }
+        let load = u128::from(dividend) * u128::from(WHOLE)
+            / (u128::from(weight) * u128::from(share.max(1)));
+        u64::try_from(load).unwrap_or(u64::MAX - 1)
     }
 }
 
@@ -56,6 +60,8 @@ struct Leaf {
     /// The connections with which its load was computed.
     connections: u32,
     weight: u32,
+    /// The part of its weight that it has now (`slow_start`), in thousandths.
+    share: u32,
     is_out: bool,
 }
 
@@ -90,6 +96,8 @@ impl Node {
 #[derive(Debug)]
 pub struct Loads {
     measure: Measure,
+    /// Whether parts of weights count.
+    is_slow: bool,
     /// By server number.
     leaves: Vec<Leaf>,
     /// Node n has the children 2n and 2n + 1; the root is node 1, and the leaves begin in the
@@ -107,9 +115,10 @@ impl Loads {
     pub fn new(settings: &Settings, measure: Measure) -> Loads {
         let count = settings.server_count() as usize;
         let weight = |server: &Option<Server>| server.as_ref().map_or(0, |server| server.weight);
-        let leaf = |weight| Leaf { connections: 0, weight, is_out: true };
+        let leaf = |weight| Leaf { connections: 0, weight, share: WHOLE, is_out: true };
         Loads {
             measure,
+            is_slow: settings.slow_start > 0,
             leaves: settings.servers.iter().take(count).map(weight).map(leaf).collect(),
             nodes: vec![Node::NONE; 2 * count.next_power_of_two()],
             changed: Vec::new(),
@@ -233,23 +242,30 @@ impl Loads {
             if let Some(refusal) = refusal {
                 note(ServerId(number as u16), refusal);
             }
-            self.set(number, connections, refusal.is_some());
+            let share = share(settings, farm, row);
+            self.set_all(number, connections, share, refusal.is_some());
         }
     }
 
-    /// Sets what is known of a server, and what follows for the nodes above it.
+    /// Sets what is known of a server; it keeps its share.
     fn set(&mut self, number: usize, connections: u32, is_out: bool) {
+        let share = self.leaves[number].share;
+        self.set_all(number, connections, share, is_out);
+    }
+
+    /// Sets what is known of a server, and what follows for the nodes above it.
+    fn set_all(&mut self, number: usize, connections: u32, share: u32, is_out: bool) {
         let weight = self.leaves[number].weight;
         let is_out = is_out || weight == 0;
-        let leaf = Leaf { connections, weight, is_out };
+        let leaf = Leaf { connections, weight, share, is_out };
         if std::mem::replace(&mut self.leaves[number], leaf) == leaf {
             return;
         }
         let mut now = match is_out {
             true => Node::NONE,
             false => Node {
-                load: self.measure.load(connections, weight),
-                weight: weight.into(),
+                load: self.measure.load(connections, weight, share),
+                weight: u64::from(weight) * u64::from(if self.is_slow { share } else { 1 }),
                 count: 1,
             },
         };
@@ -270,6 +286,6 @@ pub fn measure(method: Method) -> Option<Measure> {
     match method {
         Method::Weight => Some(Measure::Weight),
         Method::Leastconn => Some(Measure::Leastconn),
-        Method::Prio | Method::P2c | Method::Hash | Method::RoundRobin => None,
+        Method::Prio | Method::P2c | Method::Maglev | Method::Hash | Method::RoundRobin => None,
     }
 }

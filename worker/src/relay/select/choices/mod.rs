@@ -5,17 +5,27 @@
 
 mod draw;
 mod loads;
+mod positions;
 mod ranks;
 mod turns;
 
-use pen_config::ids::ServerId;
+use pen_config::ids::{ClientKey, ServerId};
+use pen_config::maglev;
 use pen_config::settings::{Method, Settings};
 
 use crate::relay::select::SelectionRefusal;
 use crate::relay::select::choices::draw::Draw;
 use crate::relay::select::choices::loads::{Loads, measure};
+use crate::relay::select::choices::positions::Positions;
+pub use crate::relay::select::choices::positions::position;
 use crate::relay::select::choices::ranks::Ranks;
 use crate::relay::select::farm::Farm;
+
+/// Up to so many servers, all are read at each choice.
+const FEW: usize = 32;
+
+/// Milliseconds after which all servers are read again.
+const PERIOD: u64 = 10;
 
 /// What the method in force needs.
 #[derive(Debug)]
@@ -33,17 +43,20 @@ enum OfMethod {
     Loads(Box<Loads>),
     /// P2c.
     Draw(Draw),
+    /// Maglev.
+    Positions(Positions),
     /// Hash and round robin need nothing.
     Nothing,
 }
 
 impl OfMethod {
-    fn new(settings: &Settings) -> OfMethod {
+    fn new(settings: &Settings, positions: Vec<u16>) -> OfMethod {
         let method = settings.selection.method();
         match (method, measure(method)) {
             (_, Some(measure)) => OfMethod::Loads(Box::new(Loads::new(settings, measure))),
             (Method::Prio, None) => OfMethod::Ranks(Ranks::new(settings)),
             (Method::P2c, None) => OfMethod::Draw(Draw::new(settings)),
+            (Method::Maglev, None) => OfMethod::Positions(Positions::new(settings, positions)),
             (Method::Weight | Method::Leastconn | Method::Hash | Method::RoundRobin, None) => {
                 OfMethod::Nothing
             }
@@ -56,12 +69,30 @@ impl Choices {
     pub fn new(settings: &Settings, seed: u64) -> Choices {
         // Neighbours must not begin alike.
         let random = (seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-        Choices { of_method: OfMethod::new(settings), random }
+        let of_method = OfMethod::new(settings, maglev::positions(settings));
+        Choices { of_method, random }
     }
 
-    /// Replaces what other settings needed.
-    pub fn renew(&mut self, settings: &Settings) {
-        self.of_method = OfMethod::new(settings);
+    /// Replaces what other settings needed. `positions`: what [`maglev::positions`] gives for the
+    /// new ones.
+    pub fn renew(&mut self, settings: &Settings, positions: Vec<u16>) {
+        self.of_method = OfMethod::new(settings, positions);
+    }
+
+    /// The same for an explanation, made anew: it knows all servers as they are now.
+    pub fn anew(&self, settings: &Settings) -> Choices {
+        let positions = match &self.of_method {
+            OfMethod::Positions(positions) => positions.owners().to_vec(),
+            OfMethod::Ranks(_) | OfMethod::Loads(_) | OfMethod::Draw(_) | OfMethod::Nothing => {
+                Vec::new()
+            }
+        };
+        Choices { of_method: OfMethod::new(settings, positions), random: self.random }
+    }
+
+    /// A random word.
+    pub fn word(&mut self) -> u64 {
+        next(&mut self.random)
     }
 
     /// Notes that this worker changed the count of a server. Called for each connection.
@@ -69,7 +100,8 @@ impl Choices {
     pub fn note(&mut self, row: u32) {
         match &mut self.of_method {
             OfMethod::Loads(loads) => loads.note(row),
-            OfMethod::Ranks(_) | OfMethod::Draw(_) | OfMethod::Nothing => {}
+            OfMethod::Ranks(_) | OfMethod::Draw(_) | OfMethod::Positions(_) | OfMethod::Nothing => {
+            }
         }
     }
 
@@ -80,11 +112,15 @@ impl Choices {
         &mut self,
         settings: &Settings,
         farm: &impl Farm,
+        client: ClientKey,
         judge: &mut impl FnMut(ServerId) -> Result<(), SelectionRefusal>,
         note: &mut impl FnMut(ServerId, SelectionRefusal),
     ) -> Option<ServerId> {
         match &mut self.of_method {
             OfMethod::Ranks(ranks) => ranks.first(farm, judge),
+            OfMethod::Positions(positions) => {
+                positions.first(settings, farm, position(client), judge, note)
+            }
             OfMethod::Loads(loads) => loads.least(settings, farm, judge, note),
             OfMethod::Draw(draw) => {
                 draw.choose(settings, farm, &mut || next(&mut self.random), judge)
@@ -93,11 +129,28 @@ impl Choices {
         }
     }
 
+    /// The servers that clients at a position get one after the other; none with other methods.
+    pub fn walk(
+        &self,
+        settings: &Settings,
+        position: u32,
+    ) -> impl Iterator<Item = ServerId> + use<'_> {
+        let positions = match &self.of_method {
+            OfMethod::Positions(positions) => Some(positions),
+            OfMethod::Ranks(_) | OfMethod::Loads(_) | OfMethod::Draw(_) | OfMethod::Nothing => None,
+        };
+        let servers = positions.map(|positions| positions.walk(settings, position));
+        servers.into_iter().flatten()
+    }
+
     /// The two servers that the last choice compared, if the method compares two.
     pub fn compared(&self) -> Option<(ServerId, ServerId)> {
         match &self.of_method {
             OfMethod::Draw(draw) => draw.compared(),
-            OfMethod::Ranks(_) | OfMethod::Loads(_) | OfMethod::Nothing => None,
+            OfMethod::Ranks(_)
+            | OfMethod::Loads(_)
+            | OfMethod::Positions(_)
+            | OfMethod::Nothing => None,
         }
     }
 }

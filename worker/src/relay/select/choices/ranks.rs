@@ -37,7 +37,7 @@ impl Ranks {
         for (place, id) in self.servers.iter().enumerate().skip(skipped) {
             match judge(*id) {
                 Ok(()) => return Some(*id),
-                Err(SelectionRefusal::Acl(_)) => for_all = false,
+                Err(SelectionRefusal::Acl(_) | SelectionRefusal::SlowStart(_)) => for_all = false,
                 Err(_) if for_all => self.out = (now, place + 1),
                 Err(_) => {}
             }

@@ -62,7 +62,17 @@ fn outcome(
 /// All modes: round robin, hash, hash of every connection, weight, prio, stubborn, leastconn, p2c.
 fn selection(modes: [bool; 8]) -> Selection {
     let [roundrobin, hash, hash_always, weight, prio, stubborn, leastconn, p2c] = modes;
-    Selection { roundrobin, hash, hash_always, weight, prio, stubborn, leastconn, p2c }
+    Selection {
+        roundrobin,
+        hash,
+        hash_always,
+        weight,
+        prio,
+        stubborn,
+        leastconn,
+        p2c,
+        maglev: Maglev::Off,
+    }
 }
 
 proptest! {
