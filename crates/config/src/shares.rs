@@ -20,6 +20,8 @@ pub enum NoShares {
     Stubborn,
     /// The client's address decides.
     Hash,
+    /// The client's position in a table decides.
+    Maglev,
 }
 
 impl NoShares {
@@ -29,6 +31,7 @@ impl NoShares {
             NoShares::Prio => "prio",
             NoShares::Stubborn => "stubborn (-s)",
             NoShares::Hash => "hash (-h, -N)",
+            NoShares::Maglev => "maglev",
         }
     }
 }
@@ -44,6 +47,7 @@ pub fn shares(selection: Selection) -> Result<Shares, NoShares> {
     match selection.method() {
         Method::Prio => Err(NoShares::Prio),
         Method::Weight | Method::Leastconn | Method::P2c => Ok(Shares::ByWeight),
+        Method::Maglev => Err(NoShares::Maglev),
         Method::Hash => Err(NoShares::Hash),
         Method::RoundRobin => Ok(Shares::Equal),
     }
@@ -52,6 +56,7 @@ pub fn shares(selection: Selection) -> Result<Shares, NoShares> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::Maglev;
 
     #[test]
     fn the_mode_that_chooses_decides_about_the_shares() {
@@ -64,6 +69,7 @@ mod tests {
             prio: true,
             leastconn: true,
             p2c: true,
+            maglev: Maglev::On,
             stubborn: true,
         };
         for (selection, expected) in [
@@ -74,6 +80,7 @@ mod tests {
             (Selection { p2c: true, ..none }, Ok(Shares::ByWeight)),
             (Selection { hash: true, ..none }, Err(NoShares::Hash)),
             (Selection { hash_always: true, ..none }, Err(NoShares::Hash)),
+            (Selection { maglev: Maglev::On, ..none }, Err(NoShares::Maglev)),
             (Selection { weight: true, hash: true, ..none }, Ok(Shares::ByWeight)),
             (Selection { prio: true, ..none }, Err(NoShares::Prio)),
             (Selection { stubborn: false, ..all }, Err(NoShares::Prio)),
