@@ -40,6 +40,7 @@ _penctl() {
     maglev:1) choices='on off bounded' ;;
     http:1) choices='on off mixed' ;;
     acl:2) choices='permit deny' ;;
+    servers_from:4) choices='srv' ;;
     connection_log:1) choices='syslog' ;;
     connection_log_format:1) choices='text json haproxy haproxy_http' ;;
     tcp_fastclose:1) choices='up down both off' ;;

@@ -58,6 +58,8 @@ function __penctl_choices
             string split ' ' 'on off mixed'
         case 'acl:2'
             string split ' ' 'permit deny'
+        case 'servers_from:4'
+            string split ' ' 'srv'
         case 'connection_log:1'
             string split ' ' 'syslog'
         case 'connection_log_format:1'

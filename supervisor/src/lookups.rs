@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use pen_config::checks::ServersFrom;
 use pen_config::settings::Settings;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -152,6 +153,11 @@ impl Lookups {
         self.names.get(&Question::Host(name.to_owned()))
     }
 
+    /// What is known of a name that servers follow.
+    pub(crate) fn records(&self, from: &ServersFrom) -> Option<&NameRow> {
+        self.names.get(&Question::Records(from.name.clone(), from.records))
+    }
+
     /// How many lookups ended how.
     pub(crate) fn counts(&self) -> LookupCounts {
         self.counts
@@ -165,7 +171,12 @@ impl Lookups {
 
 /// The questions for the names in settings.
 fn questions(settings: &Settings) -> BTreeSet<Question> {
-    settings.named().map(|(_, _, name)| Question::Host(name)).collect()
+    let hosts = settings.named().map(|(_, _, name)| Question::Host(name));
+    let followed = settings.servers_from.iter().flat_map(|from| {
+        let service = from.port.name().map(Question::TcpService);
+        service.into_iter().chain([Question::Records(from.name.clone(), from.records)])
+    });
+    hosts.chain(followed).collect()
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ pub mod apply;
 pub mod checks;
 pub mod command;
 pub mod configuration;
+pub mod followed;
 pub mod grammar;
 pub mod ids;
 pub mod maglev;

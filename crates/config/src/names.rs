@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::ConfigurationError;
 use crate::address::{Address, Host, HostAddress, Local, Service};
+use crate::checks::Records;
+use crate::followed::Answers;
 use crate::grammar::{ServerSpec, quoted};
 use crate::settings::Server;
 
@@ -18,6 +20,8 @@ pub enum Lookup {
     Host(String),
     /// The TCP port of a service name.
     Service(String),
+    /// All records of a name that servers follow.
+    Records(String, Records),
 }
 
 /// The names in a listen address.
@@ -55,6 +59,8 @@ pub struct Names {
     pub hosts: BTreeMap<String, Vec<HostAddress>>,
     /// The port of each service name.
     pub services: BTreeMap<String, u16>,
+    /// The records of the names that servers follow.
+    pub records: Answers,
 }
 
 /// The addresses of a listen address, at least one. The caller uses the first one that it can bind.

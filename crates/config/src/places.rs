@@ -12,7 +12,7 @@ impl Server {
         match of_host(self.given.as_ref()?)? {
             Lookup::Host(name) => Some(name),
             // A host is no service.
-            Lookup::Service(_) => None,
+            Lookup::Service(_) | Lookup::Records(_, _) => None,
         }
     }
 

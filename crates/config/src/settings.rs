@@ -1,6 +1,7 @@
 //! The settings that all processes use: a validated snapshot, made by the supervisor and never
 //! changed in place.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
@@ -8,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::acl::{Acl, LISTS};
 use crate::address::{Address, Host};
 use crate::checks::{Admission, Check, OnDown, ServerCheck, ServerMode, ServersFrom};
+use crate::followed::{Record, SlotKeys};
 use crate::ids::{ServerId, Target};
 use crate::proxy::{ProxyOut, Senders};
 use crate::server_tls::{ServerTls, ServerTransport, TlsName};
@@ -173,6 +175,13 @@ pub struct Settings {
     /// The servers that follow names, each name once.
     #[serde(default)]
     pub servers_from: Vec<ServersFrom>,
+    /// What operators set of slots that follow a name and have no address now, if it is not the
+    /// default.
+    #[serde(default)]
+    pub vacant: BTreeMap<u16, SlotKeys>,
+    /// How many servers the records of each name are that servers follow, by its last answer.
+    #[serde(default)]
+    pub answered: BTreeMap<String, u32>,
 }
 
 /// The values of settings that the state of an earlier release does not have. They do what that
@@ -256,6 +265,9 @@ pub struct Server {
     /// is another server, while another answer of the resolver is the same server elsewhere.
     #[serde(default)]
     pub epoch: u32,
+    /// Whether it follows a record of a name.
+    #[serde(default)]
+    pub record: Record,
 }
 
 impl Server {
@@ -276,6 +288,7 @@ impl Server {
             mode: ServerMode::Ready,
             transport: ServerTransport::Default,
             epoch: 0,
+            record: Record::Own,
         }
     }
 
@@ -497,6 +510,8 @@ impl Default for Settings {
             slow_start: 0,
             resolve: 60,
             servers_from: Vec::new(),
+            vacant: BTreeMap::new(),
+            answered: BTreeMap::new(),
         }
     }
 }
@@ -587,6 +602,11 @@ impl Settings {
         self.servers_from.iter().find(|from| from.contains(id.0))
     }
 
+    /// The same for a number as commands have it.
+    pub fn followed_by(&self, number: u32) -> Option<&ServersFrom> {
+        self.followed(ServerId(u16::try_from(number).ok()?))
+    }
+
     /// The size of the server table.
     pub fn table_size(&self) -> u32 {
         self.servers.len() as u32
@@ -612,7 +632,7 @@ mod tests {
     use crate::checks::{CheckKind, CheckText, HttpQuestion, Records, RedisRole, StatusRange};
 
     /// The fields that release 0.1.0 does not have.
-    const LATER: [&str; 14] = [
+    const LATER: [&str; 16] = [
         "check",
         "check_interval",
         "check_timeout",
@@ -627,6 +647,8 @@ mod tests {
         "resolve",
         "servers_from",
         "server_tls",
+        "vacant",
+        "answered",
     ];
 
     fn server() -> Server {
@@ -644,7 +666,7 @@ mod tests {
             let selection = json["selection"].as_object_mut().unwrap();
             assert!(selection.remove(field).is_some(), "{field}");
         }
-        for field in ["check", "mode", "epoch", "transport"] {
+        for field in ["check", "mode", "epoch", "transport", "record"] {
             let server = json["servers"][0].as_object_mut().unwrap();
             assert!(server.remove(field).is_some(), "{field}");
         }
@@ -708,8 +730,9 @@ mod tests {
             [Admission::Open, Admission::Paused],
             (Records::Addresses, from),
             [Maglev::Off, Maglev::On, Maglev::Bounded(125)],
+            ([Record::Own, Record::Present, Record::Gone], SlotKeys::default()),
         );
-        let json = r#"[["Default","Off"],["Ready","Drain","Maint"],["Keep","Close"],["Open","Paused"],["Addresses",{"name":"a","port":{"Port":80},"first":1,"last":2,"records":"Srv"}],["Off","On",{"Bounded":125}]]"#;
+        let json = r#"[["Default","Off"],["Ready","Drain","Maint"],["Keep","Close"],["Open","Paused"],["Addresses",{"name":"a","port":{"Port":80},"first":1,"last":2,"records":"Srv"}],["Off","On",{"Bounded":125}],[["Own","Present","Gone"],{"soft":0,"hard":0,"weight":1,"prio":0,"acl":0,"check":"Default","mode":"Ready","transport":"Default"}]]"#;
         assert_eq!(serde_json::to_string(&words).unwrap(), json);
     }
 }

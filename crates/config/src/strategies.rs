@@ -1,5 +1,6 @@
 //! Generators of random valid commands and settings for property tests, and settings from lines.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
@@ -20,6 +21,7 @@ use crate::command::{
     parse_any, setting_words,
 };
 use crate::configuration::file;
+use crate::followed::SlotKeys;
 use crate::grammar::{COUNT, ServerSpec};
 use crate::ids::MAX_SERVERS;
 use crate::proxy::{MAX_SENDERS, ProxyOut, Senders};
@@ -617,6 +619,18 @@ fn with_names(
     (servers, followed)
 }
 
+/// What operators set of two slots.
+fn slot_keys() -> impl Strategy<Value = [SlotKeys; 2]> {
+    [server(), server()].prop_map(|servers| servers.map(|server| SlotKeys::of(&server)))
+}
+
+/// The keys of the first slots that follow names.
+fn vacant(names: &[ServersFrom], keys: [SlotKeys; 2]) -> BTreeMap<u16, SlotKeys> {
+    let all = names.iter().zip(keys);
+    let all = all.map(|(from, keys)| (from.first, keys.for_records(from.records)));
+    all.filter(|(_, keys)| *keys != SlotKeys::default()).collect()
+}
+
 /// Settings with at least one server.
 pub fn settings() -> impl Strategy<Value = Settings> {
     let servers = (server(), vec(of(server()), 0..6), any::<usize>()).prop_map(
@@ -641,7 +655,7 @@ pub fn settings() -> impl Strategy<Value = Settings> {
         (tls(), server_tls()),
         (buffers(), buffers()),
         log_format(),
-        (of(check()), on_down(), any::<bool>(), names_followed()),
+        (of(check()), on_down(), any::<bool>(), (names_followed(), slot_keys())),
     )
         // On the heap: a test with more beside it would have no stack left.
         .boxed();
@@ -677,9 +691,10 @@ pub fn settings() -> impl Strategy<Value = Settings> {
                 (tls, server_tls),
                 (client, server),
                 connection_log_format,
-                (check, on_down, fail_open, servers_from),
+                (check, on_down, fail_open, (servers_from, keys)),
             ) = others;
             let (servers, servers_from) = with_names(servers, servers_from);
+            let vacant = vacant(&servers_from, keys);
             let small = |number: u32| u8::try_from(number).unwrap();
             Settings {
                 generation: 0,
@@ -729,6 +744,8 @@ pub fn settings() -> impl Strategy<Value = Settings> {
                 slow_start,
                 resolve,
                 servers_from,
+                vacant,
+                answered: BTreeMap::new(),
             }
         },
     )

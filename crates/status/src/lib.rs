@@ -16,7 +16,7 @@ mod status;
 pub mod words;
 
 pub use crate::status::{
-    CertificateStatus, ChangeResult, CheckState, CheckStatus, Counts, History, LastChange,
-    LastFailure, LookupStatus, Mode, OldWorkerStatus, ReasonCount, ServerState, ServerStatus,
-    Status, TlsCounts, TlsHandshakes, WorkerStatus,
+    CertificateStatus, ChangeResult, CheckState, CheckStatus, Counts, FollowedRecord, History,
+    LastChange, LastFailure, LookupStatus, Mode, OldWorkerStatus, ReasonCount, RecordState,
+    ServerState, ServerStatus, Status, TlsCounts, TlsHandshakes, WorkerStatus,
 };

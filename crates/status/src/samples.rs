@@ -265,6 +265,7 @@ fn up(number: u32) -> ServerStatus {
         blacklisted: 0,
         state: ServerState::Up,
         mode: Mode::Ready,
+        follows: None,
         name: (number % 4 != 3).then(|| format!("www{}.example.org", number + 1)),
         state_text: "up".into(),
         connections_total: total,

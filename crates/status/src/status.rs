@@ -205,6 +205,9 @@ pub struct ServerStatus {
     pub state: ServerState,
     /// Which clients the operator lets it have.
     pub mode: Mode,
+    /// The record of a name that it follows; none if its address is its own.
+    #[serde(default)]
+    pub follows: Option<FollowedRecord>,
     /// The name, or the address with its zone, as the operator gave it; none if the address
     /// contains all of it.
     pub name: Option<String>,
@@ -246,6 +249,35 @@ pub struct LookupStatus {
     pub failing_since: Option<i64>,
     /// Why the last one failed.
     pub reason: Option<String>,
+}
+
+/// A record of a name that a server follows.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct FollowedRecord {
+    /// The name.
+    pub name: String,
+    /// Whether the record is there.
+    pub record: RecordState,
+}
+
+/// Whether a record is there.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RecordState {
+    /// It is.
+    Present,
+    /// It is not any more: its server gets no new clients.
+    Gone,
+}
+
+impl RecordState {
+    /// The state as one word.
+    pub fn name(self) -> &'static str {
+        match self {
+            RecordState::Present => "present",
+            RecordState::Gone => "gone",
+        }
+    }
 }
 
 /// What the check of a server says.
@@ -299,7 +331,8 @@ pub enum ServerState {
     Failed,
     /// It gets none: its check fails.
     Down,
-    /// It gets no new ones: an operator drains it. Those that it knows still go there.
+    /// It gets no new ones: an operator drains it, or the record that it follows is gone. Those that
+    /// it knows still go there.
     Drain,
     /// It gets none: an operator took it into maintenance.
     Maint,

@@ -1,6 +1,8 @@
 //! Servers and durations in words, for people.
 
-use crate::status::{CheckState, CheckStatus, ServerState, ServerStatus};
+use crate::status::{
+    CheckState, CheckStatus, FollowedRecord, Mode, RecordState, ServerState, ServerStatus,
+};
 
 /// A time for people: `12 s`, `3 min`, `5 h`, `4 days`.
 pub fn duration(seconds: u64) -> String {
@@ -40,7 +42,14 @@ impl ServerStatus {
                 }
                 Some(_) | None => "down by check".into(),
             },
-            ServerState::Drain => "draining, gets no new clients".into(),
+            ServerState::Drain => match (&self.follows, self.mode) {
+                (Some(FollowedRecord { name, record: RecordState::Gone }), Mode::Ready) => {
+                    format!("no longer an address of {name}, gets no new clients")
+                }
+                (_, Mode::Ready | Mode::Drain | Mode::Maint) => {
+                    "draining, gets no new clients".into()
+                }
+            },
             ServerState::Maint => "in maintenance, gets no clients".into(),
         }
     }

@@ -54,9 +54,13 @@ pub(crate) const PLACEMENT: &str = "placement";
 /// no more.
 pub(crate) const NAMES: &str = "names";
 
+/// Servers that follow names: a program that knows none would send new clients to servers whose
+/// records are gone, and would never look the names up again.
+pub(crate) const SERVERS_FROM: &str = "servers_from";
+
 /// The features that this release has.
-pub(crate) const FEATURES: [&str; 7] =
-    [CONNECTION_LOG, PAGE, CHECKS, HOLD, SERVER_STATES, PLACEMENT, NAMES];
+pub(crate) const FEATURES: [&str; 8] =
+    [CONNECTION_LOG, PAGE, CHECKS, HOLD, SERVER_STATES, PLACEMENT, NAMES, SERVERS_FROM];
 
 /// Everything that the next program needs to go on.
 #[derive(Debug, Serialize, Deserialize)]

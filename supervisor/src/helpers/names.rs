@@ -114,6 +114,7 @@ fn question(lookup: &Lookup) -> Question {
     match lookup {
         Lookup::Host(name) => Question::Host(name.clone()),
         Lookup::Service(name) => Question::TcpService(name.clone()),
+        Lookup::Records(name, records) => Question::Records(name.clone(), *records),
     }
 }
 
@@ -127,11 +128,22 @@ fn names(lookups: Vec<Lookup>, answers: Vec<ResolverAnswer>) -> Names {
             (Lookup::Service(name), ResolverAnswer::Service(port)) => {
                 names.services.insert(name, port);
             }
+            (Lookup::Records(name, records), ResolverAnswer::Records(found)) => {
+                names.records.insert((name, records), Ok(found));
+            }
+            (Lookup::Records(name, records), ResolverAnswer::NoRecords(why)) => {
+                names.records.insert((name, records), Err(why));
+            }
             // The answers of the resolver fit the questions. A missing answer makes the
             // configuration fail later.
             (
-                Lookup::Host(_) | Lookup::Service(_),
-                ResolverAnswer::Host(_) | ResolverAnswer::Service(_) | ResolverAnswer::Failed(_),
+                Lookup::Host(_) | Lookup::Service(_) | Lookup::Records(_, _),
+                ResolverAnswer::Host(_)
+                | ResolverAnswer::Service(_)
+                | ResolverAnswer::Part(_)
+                | ResolverAnswer::Records(_)
+                | ResolverAnswer::NoRecords(_)
+                | ResolverAnswer::Failed(_),
             ) => {}
         }
     }
@@ -170,7 +182,10 @@ fn log_address(
         match answer {
             ResolverAnswer::Host(found) => ip = found.first().copied(),
             ResolverAnswer::Service(found) => port = Some(found),
-            ResolverAnswer::Failed(_) => {}
+            ResolverAnswer::Part(_)
+            | ResolverAnswer::Records(_)
+            | ResolverAnswer::NoRecords(_)
+            | ResolverAnswer::Failed(_) => {}
         }
     }
     match ip.zip(port).map(|(ip, port)| ip.with_port(port)) {

@@ -10,7 +10,7 @@ use pen_ipc::tls_files::{Fact, Purpose};
 use crate::files::certificates::{left, moment};
 use pen_config::ids::Target;
 
-use pen_status::{Mode, ServerStatus};
+use pen_status::{FollowedRecord, Mode, ServerStatus};
 
 use crate::report::rows::ClientRow;
 
@@ -37,8 +37,14 @@ pub(super) fn servers(
         // Placed behind the words that scripts expect.
         write!(to, "{}", row.check_words())?;
         match row.mode {
-            Mode::Ready => writeln!(to)?,
-            Mode::Drain | Mode::Maint => writeln!(to, " state {}", row.mode.name())?,
+            Mode::Ready => {}
+            Mode::Drain | Mode::Maint => write!(to, " state {}", row.mode.name())?,
+        }
+        match &row.follows {
+            Some(FollowedRecord { name, record }) => {
+                writeln!(to, " from {name} record {}", record.name())?
+            }
+            None => writeln!(to)?,
         }
     }
     Ok(())

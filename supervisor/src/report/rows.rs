@@ -2,15 +2,16 @@
 
 #![forbid(unsafe_code)]
 
-use pen_config::checks::ServerMode;
+use pen_config::checks::{ServerMode, ServersFrom};
+use pen_config::followed::Record;
 use pen_config::ids::{ClientKey, ServerId, Target};
 use pen_config::settings::{Server, Settings};
 use pen_ipc::message::ConnectFailure;
 use pen_ipc::text::errno_text;
 use pen_status::histogram::Histogram;
 use pen_status::{
-    CheckState, CheckStatus, History, LastFailure, LookupStatus, Mode, ReasonCount, ServerState,
-    ServerStatus,
+    CheckState, CheckStatus, FollowedRecord, History, LastFailure, LookupStatus, Mode, ReasonCount,
+    RecordState, ServerState, ServerStatus,
 };
 use pen_table::{
     Checks as Obedience, ClientEntry, Durations, FailureClass, Knows, Patience, ServerView, Table,
@@ -19,7 +20,7 @@ use pen_table::{
 use serde::{Serialize, Serializer};
 
 use crate::clock;
-use crate::lookups::Lookups;
+use crate::lookups::{Lookups, NameRow};
 use crate::verdicts::Checks;
 
 /// A client.
@@ -53,6 +54,7 @@ pub(super) fn servers(
     servers.map(move |(number, server)| {
         let row = row(target(number), server.as_ref(), settings, table, now);
         let row = with_lookup(row, server.as_ref(), lookups);
+        let row = with_records(row, settings.followed(ServerId(number as u16)), lookups);
         with_check(row, ServerId(number as u16), settings, checks, now)
     })
 }
@@ -80,12 +82,24 @@ fn with_lookup(row: ServerStatus, server: Option<&Server>, lookups: &Lookups) ->
         return row;
     };
     let addresses = server.addresses().map(|address| address.host().to_string()).collect();
-    let lookup = lookups.host(&name).map(|known| LookupStatus {
+    let lookup = lookups.host(&name).map(lookup_status);
+    ServerStatus { addresses, lookup, ..row }
+}
+
+/// A row with what is known of the name that it follows.
+fn with_records(row: ServerStatus, from: Option<&ServersFrom>, lookups: &Lookups) -> ServerStatus {
+    match from.and_then(|from| lookups.records(from)) {
+        Some(known) => ServerStatus { lookup: Some(lookup_status(known)), ..row },
+        None => row,
+    }
+}
+
+fn lookup_status(known: &NameRow) -> LookupStatus {
+    LookupStatus {
         last: known.last,
         failing_since: known.outage.as_ref().map(|outage| outage.since),
         reason: known.outage.as_ref().map(|outage| outage.reason.clone()),
-    });
-    ServerStatus { addresses, lookup, ..row }
+    }
 }
 
 /// A row with what its check says.
@@ -212,6 +226,7 @@ fn row(
             ServerMode::Drain => Mode::Drain,
             ServerMode::Maint => Mode::Maint,
         },
+        follows: server.and_then(|server| follows(target, server, settings)),
         name: server.and_then(|server| server.given.as_ref()).map(ToString::to_string),
         state_text: String::new(),
         connections_total: statistics.reached,
@@ -227,6 +242,18 @@ fn row(
         lookup: None,
     };
     ServerStatus { state_text: status.in_words(unix), ..status }
+}
+
+/// The record that a server follows.
+fn follows(target: Target, server: &Server, settings: &Settings) -> Option<FollowedRecord> {
+    let Target::Server(id) = target else { return None };
+    let record = match server.record {
+        Record::Own => return None,
+        Record::Present => RecordState::Present,
+        Record::Gone => RecordState::Gone,
+    };
+    let name = settings.followed(id).map_or(String::new(), |from| from.name.clone());
+    Some(FollowedRecord { name, record })
 }
 
 /// How many connects failed for each reason.

@@ -99,7 +99,7 @@ impl StartPlan {
             configuration.commands.iter().chain(&file.commands).cloned().collect();
         let FoundAddresses { names, log, connection_log } =
             look_up(lookups, &commands, order, sandbox, interrupts)?;
-        let settled = configuration.settle(&names, &file.commands).map_err(|errors| {
+        let mut settled = configuration.settle(&names, &file.commands).map_err(|errors| {
             let errors = errors.into_iter().map(|error| error.0).collect();
             lines(configuration::in_order(errors, &commands))
         })?;
@@ -115,6 +115,7 @@ impl StartPlan {
         let page = planned(page, &|| words.source_line("page", "page"))?;
         let mut notices: Vec<String> = given.notices.into_iter().chain(file.notices).collect();
         notices.extend(commands.iter().filter_map(unknown_suites));
+        notices.append(&mut settled.notices);
         let mut plan = StartPlan {
             settled,
             options: configuration.commands,

@@ -108,6 +108,7 @@ impl Prepared {
             workers: wanted,
             given,
             blacklisted,
+            notices: _,
         } = settled;
         let commands: Vec<SourcedCommand> = options.iter().chain(&file).cloned().collect();
         let mut made_logs = Vec::new();

@@ -319,6 +319,7 @@ fn every_command_alone_replies_as_the_manual_says_to_either_penctl() {
             let reply = pen.tell(&format!("no {}", entry.word));
             let start = match entry.word {
                 "acl" | "server" => format!("usage: no {} N\n", entry.word),
+                "servers_from" => "usage: no servers_from NAME\n".to_owned(),
                 "control" | "pid_file" => format!("{}: only a start can give this", entry.word),
                 "user" if crate::harness::machine::is_root() => {
                     "user: only a start can give this".to_owned()

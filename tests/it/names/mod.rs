@@ -1,6 +1,7 @@
 //! Names over time: a name server that the tests change, and what pen makes of its answers.
 
 mod faults;
+mod follows;
 pub mod name_server;
 mod servers;
 

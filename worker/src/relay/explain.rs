@@ -8,7 +8,8 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::fmt::Write;
 
-use pen_config::checks::Admission;
+use pen_config::checks::{Admission, ServerMode};
+use pen_config::followed::Record;
 use pen_config::ids::{ClientKey, ServerId, Target};
 use pen_config::maglev::POSITIONS;
 use pen_config::settings::{Method, Settings};
@@ -176,7 +177,7 @@ fn explanation(
         match placement.judge(settings, &farm, client, trial) {
             Ok(usable) => {
                 let drains = farm.server(target.row(settings.table_size())).standing.mode;
-                lines.add(name(settings, target) + how_used(usable, drains));
+                lines.add(name(settings, target) + &how_used(settings, target, usable, drains));
                 return lines.text();
             }
             // There is no server with this number, or no abuse server.
@@ -303,13 +304,28 @@ fn plural(count: u32, noun: &str) -> String {
 }
 
 /// The end of the line about the server that would be used.
-fn how_used(usable: Usable, mode: TableMode) -> &'static str {
-    match (usable, mode) {
-        (Usable::InUse, TableMode::Ready | TableMode::Maint) => ": would be used",
-        (Usable::InUse, TableMode::Drain) => {
-            ": would be used: it is draining, but knows the client"
+fn how_used(settings: &Settings, target: Target, usable: Usable, mode: TableMode) -> String {
+    match (usable, mode, gone_from(settings, target)) {
+        (Usable::InUse, TableMode::Ready | TableMode::Maint, _) => ": would be used".into(),
+        (Usable::InUse, TableMode::Drain, None) => {
+            ": would be used: it is draining, but knows the client".into()
         }
-        (Usable::ForProbe, _) => ": would be used, the first to try it after its blacklist time",
+        (Usable::InUse, TableMode::Drain, Some(from)) => {
+            format!(": would be used: it is no longer an address of {from}, but knows the client")
+        }
+        (Usable::ForProbe, _, _) => {
+            ": would be used, the first to try it after its blacklist time".into()
+        }
+    }
+}
+
+/// The name that a server followed, if it drains because its record is gone.
+fn gone_from(settings: &Settings, target: Target) -> Option<&str> {
+    let Target::Server(id) = target else { return None };
+    let server = settings.target(target)?;
+    match (server.mode, server.record) {
+        (ServerMode::Ready, Record::Gone) => settings.followed(id).map(|from| from.name.as_str()),
+        (ServerMode::Ready | ServerMode::Drain | ServerMode::Maint, _) => None,
     }
 }
 
@@ -325,7 +341,10 @@ fn why_not(
     match refusal {
         SelectionRefusal::Absent => format!("{name}: has no address"),
         SelectionRefusal::Maintenance => format!("{name}: in maintenance"),
-        SelectionRefusal::Draining => format!("{name}: draining, no new clients"),
+        SelectionRefusal::Draining => match gone_from(settings, target) {
+            Some(from) => format!("{name}: no longer an address of {from}, no new clients"),
+            None => format!("{name}: draining, no new clients"),
+        },
         SelectionRefusal::Down(code) => {
             format!("{name}: down by check: {}", words_of(code.code()))
         }

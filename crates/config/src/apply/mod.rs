@@ -8,10 +8,12 @@ use std::collections::BTreeSet;
 use crate::ConfigurationError;
 use crate::acl::{Acl, LISTS, MAX_ENTRIES};
 use crate::address::Address;
-use crate::apply::names_followed::{follow, keeps_its_name};
+use crate::apply::names_followed::{follow, set_keys};
+use crate::checks::ServersFrom;
 use crate::command::{
     BufferSide, Command, Number, ServerChange, Setting, SourcedCommand, Startup, Switch, last,
 };
+use crate::followed::{Record, retain_followed};
 use crate::grammar::ServerSpec;
 use crate::ids::ServerId;
 use crate::names::{
@@ -65,11 +67,15 @@ pub fn apply(
         Setting::Http(http) => settings.http = *http,
         Setting::Server { number, changes } => {
             let slots = settings.servers.len();
-            keeps_its_name(settings, *number, changes)?;
+            if set_keys(settings, *number, changes)? {
+                return Ok(());
+            }
             let slot =
                 settings.servers.get_mut(*number as usize).ok_or_else(|| beyond(*number, slots))?;
             *slot = Some(server(slot.as_ref(), *number, changes, names, listen_port)?);
         }
+        // A server that follows a name has no address of its own that this could take away.
+        Setting::NoServer(number) if settings.followed_by(*number).is_some() => {}
         Setting::NoServer(number) => {
             let slots = settings.servers.len();
             *settings.servers.get_mut(*number as usize).ok_or_else(|| beyond(*number, slots))? =
@@ -117,6 +123,7 @@ pub fn apply(
         Setting::ServersFrom(from) => follow(settings, from, names)?,
         Setting::NoServersFrom(name) => {
             settings.servers_from.retain(|present| present.name != *name);
+            retain_followed(settings);
         }
         Setting::ConnectionLog(_)
         | Setting::Listen(_)
@@ -155,24 +162,28 @@ pub fn names_all(file: &[SourcedCommand]) -> Option<bool> {
 }
 
 /// Removes the servers that a file does not name, if the file says that it names all.
-pub(crate) fn keep_named(servers: &mut [Option<Server>], file: &[SourcedCommand]) {
+pub(crate) fn keep_named(settings: &mut Settings, file: &[SourcedCommand]) {
     if names_all(file) != Some(true) {
         return;
     }
-    let settings = || file.iter().filter_map(SourcedCommand::setting);
+    let of_file = || file.iter().filter_map(SourcedCommand::setting);
     let number = |setting: &Setting| {
         let Setting::Server { number, .. } = setting else { return None };
         Some(*number as usize)
     };
-    let followed = |setting: &Setting| {
-        let Setting::ServersFrom(from) = setting else { return None };
-        Some(usize::from(from.first)..=usize::from(from.last))
+    let follows = |from: &ServersFrom| {
+        of_file().any(
+            |setting| matches!(setting, Setting::ServersFrom(named) if named.name == from.name),
+        )
     };
-    let followed = settings().filter_map(followed).flatten();
-    let named: BTreeSet<usize> = settings().filter_map(number).chain(followed).collect();
-    for (_, server) in servers.iter_mut().enumerate().filter(|(number, _)| !named.contains(number))
-    {
-        *server = None;
+    settings.servers_from.retain(follows);
+    retain_followed(settings);
+    let named: BTreeSet<usize> = of_file().filter_map(number).collect();
+    for (number, server) in settings.servers.iter_mut().enumerate() {
+        let follows = server.as_ref().is_some_and(|server| server.record != Record::Own);
+        if !follows && !named.contains(&number) {
+            *server = None;
+        }
     }
 }
 
@@ -191,7 +202,7 @@ pub fn reload(
 ) -> Result<Settings, Vec<ConfigurationError>> {
     let mut settings = running.clone();
     let mentioned = file.iter().filter_map(SourcedCommand::setting).filter_map(list_of);
-    keep_named(&mut settings.servers, file);
+    keep_named(&mut settings, file);
     let given = lists(options);
     for list in mentioned.collect::<BTreeSet<_>>() {
         if let (Some(acl), Some(given)) = (settings.acls.get_mut(list), given.get(list)) {
@@ -293,8 +304,10 @@ pub fn lookups(setting: &Setting) -> Vec<Lookup> {
             };
             spec.iter().flat_map(names).collect()
         }
-        // Its name is not looked up with the others, because all its addresses count.
-        Setting::ServersFrom(from) => of_service(&from.port).into_iter().collect(),
+        Setting::ServersFrom(from) => {
+            let records = Lookup::Records(from.name.clone(), from.records);
+            of_service(&from.port).into_iter().chain([records]).collect()
+        }
         Setting::Acl { .. }
         | Setting::Certificate(_)
         | Setting::Check(_)

@@ -1,9 +1,9 @@
 //! Servers that follow a name: which of the server table they are, and what commands may change of
 //! them.
 
-use crate::checks::ServersFrom;
+use crate::checks::{Records, ServersFrom};
 use crate::command::ServerChange;
-use crate::ids::ServerId;
+use crate::followed::{keep, retain_followed};
 use crate::names::{Names, resolve_port};
 use crate::settings::Settings;
 
@@ -47,7 +47,10 @@ pub(super) fn follow(
         ));
     }
     match present {
-        Some(present) => settings.servers_from[present] = from.clone(),
+        Some(present) => {
+            settings.servers_from[present] = from.clone();
+            retain_followed(settings);
+        }
         None if settings.servers_from.len() >= MAX_NAMES => {
             return Err(format!("{}: {MAX_NAMES} names are followed, which are the most", what()));
         }
@@ -56,23 +59,43 @@ pub(super) fn follow(
     Ok(())
 }
 
-/// Refuses an address or port for a server that follows a name.
-pub(super) fn keeps_its_name(
-    settings: &Settings,
+/// Sets what an operator may set of a slot that follows a name, whether or not it has an address
+/// now. Returns false if the slot follows no name.
+///
+/// # Errors
+/// The name gives what is to be set.
+pub(super) fn set_keys(
+    settings: &mut Settings,
     number: u32,
     changes: &[ServerChange],
-) -> Result<(), String> {
-    let followed = u16::try_from(number).ok().and_then(|slot| settings.followed(ServerId(slot)));
-    let Some(from) = followed else { return Ok(()) };
-    let moved = changes
-        .iter()
-        .find(|change| matches!(change, ServerChange::Address(_) | ServerChange::Port(_)));
-    match moved {
-        None => Ok(()),
-        Some(change) => Err(format!(
-            "server: number {number} follows {}, which gives its {}; see servers_from",
-            from.name,
-            change.key()
-        )),
+) -> Result<bool, String> {
+    let Some(from) = settings.followed_by(number).cloned() else { return Ok(false) };
+    let slot = u16::try_from(number).unwrap_or(u16::MAX);
+    let mut keys = settings.slot_keys(&from, slot);
+    for change in changes {
+        match (change, from.records) {
+            (ServerChange::Address(_) | ServerChange::Port(_), _)
+            | (ServerChange::Weight(_) | ServerChange::Prio(_), Records::Srv) => {
+                return Err(format!(
+                    "server: number {number} follows {}, which gives its {}; see servers_from",
+                    from.name,
+                    change.key()
+                ));
+            }
+            (ServerChange::Acl(list), _) => keys.acl = *list,
+            (ServerChange::Blacklist(_), _) => {}
+            (ServerChange::Check(check), _) => keys.check = check.clone(),
+            (ServerChange::Hard(limit), _) => keys.hard = *limit,
+            (ServerChange::Max(limit), _) => keys.soft = *limit,
+            (ServerChange::Prio(prio), Records::Addresses) => keys.prio = *prio,
+            (ServerChange::State(mode), _) => keys.mode = *mode,
+            (ServerChange::Tls(transport), _) => keys.transport = *transport,
+            (ServerChange::Weight(weight), Records::Addresses) => keys.weight = *weight,
+        }
     }
+    match settings.servers.get_mut(usize::from(slot)) {
+        Some(Some(server)) => keys.give_to(server, from.records),
+        Some(None) | None => keep(settings, slot, keys),
+    }
+    Ok(true)
 }

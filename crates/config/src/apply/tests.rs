@@ -359,9 +359,18 @@ fn a_server_follows_one_name_or_has_an_address() {
     assert!(why.ends_with("64 names are followed, which are the most"), "{why}");
     // A file that names all servers names these too.
     let file = crate::strategies::sourced("servers_only\nservers_from a.example 80 1-1\n");
-    let mut servers = vec![Some(Server::at(Address::Unix("/a".into()))); 3];
-    keep_named(&mut servers, &file);
-    assert_eq!(servers.iter().map(Option::is_some).collect::<Vec<_>>(), [false, true, false]);
+    let own = Some(Server::at(Address::Unix("/a".into())));
+    let present = Some(Server { record: Record::Present, ..own.clone().unwrap() });
+    let mut settings = Settings { servers: vec![None; 4], ..Settings::default() };
+    for line in ["servers_from a.example 80 1-1", "servers_from b.example 80 2-3"] {
+        settings = with(&settings, line).unwrap();
+    }
+    settings = with(&settings, "server 3 max 5").unwrap();
+    settings.servers = vec![own, present.clone(), present, None];
+    keep_named(&mut settings, &file);
+    let there: Vec<_> = settings.servers.iter().map(Option::is_some).collect();
+    assert_eq!(there, [false, true, false, false]);
+    assert_eq!((follows(&settings), settings.vacant.len()), (vec!["a.example 80 1-1".into()], 0));
 }
 
 proptest! {
@@ -400,6 +409,9 @@ proptest! {
                     answered.hosts.insert(name, vec![IpAddr::from([10, 0, 0, 1]).into()]);
                 }
                 Lookup::Service(name) => drop(answered.services.insert(name, 80)),
+                Lookup::Records(name, records) => {
+                    drop(answered.records.insert((name, records), Ok(Vec::new())));
+                }
             }
         }
         let mut settings = with(&empty(2), "server 0 address 10.0.0.1").unwrap();

@@ -254,7 +254,7 @@ impl ServersFrom {
 }
 
 /// The records of a name that servers follow.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
 pub enum Records {
     /// Its addresses.
     Addresses,

@@ -109,7 +109,6 @@ pub(crate) const UNBUILT: &[&str] = &[
     "server_tls_name",
     "server_tls_verify",
     "server tls",
-    "servers_from",
 ];
 
 /// Which commands are read and shown.

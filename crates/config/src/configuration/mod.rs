@@ -9,6 +9,7 @@ use crate::ConfigurationError;
 use crate::address::{Address, Local, Service};
 use crate::apply;
 use crate::command::{ConnectionLogTarget, LogTarget, Number, Setting, SourcedCommand, last};
+use crate::followed::{answered, unanswered};
 use crate::grammar::ServerSpec;
 use crate::ids::{MAX_SERVERS, ServerId};
 use crate::names::{Lookup, Names, of_host, of_local, of_service, resolve_local, resolved};
@@ -73,6 +74,8 @@ pub struct Settled {
     pub given: Settings,
     /// Servers that are blacklisted from the start, each with its time in seconds.
     pub blacklisted: Vec<(ServerId, u32)>,
+    /// Warnings about names that servers follow.
+    pub notices: Vec<String>,
 }
 
 impl CommandLine {
@@ -130,8 +133,9 @@ impl CommandLine {
             }
         }
         settled.given.clone_from(&settled.settings);
-        apply::keep_named(&mut settled.settings.servers, file);
+        apply::keep_named(&mut settled.settings, file);
         errors.extend(settled.take(file, names, port));
+        errors.extend(settled.follow_names(names, self.commands.iter().chain(file)));
         errors.extend(
             check_tls(&settled.settings.tls, self.commands.iter().chain(file))
                 .err()
@@ -225,6 +229,7 @@ impl CommandLine {
             workers,
             given,
             blacklisted,
+            notices: Vec::new(),
         }
     }
 
@@ -258,6 +263,27 @@ impl CommandLine {
 }
 
 impl Settled {
+    /// Gives the servers that follow names their addresses. Returns the errors.
+    fn follow_names<'c>(
+        &mut self,
+        names: &Names,
+        commands: impl Iterator<Item = &'c SourcedCommand> + Clone,
+    ) -> Vec<ConfigurationError> {
+        let mut errors = Vec::new();
+        for line in unanswered(&self.settings, names, commands) {
+            match self.settings.resolve {
+                0 => errors.push(ConfigurationError(line)),
+                _ => self.notices.push(line + "; it is asked for again"),
+            }
+        }
+        errors.extend(answered(&mut self.settings, names, |_| 0));
+        let settings = &self.settings;
+        let from = settings.servers_from.iter();
+        let unplaced = from.filter_map(|from| settings.placed(from).warning(&from.name));
+        self.notices.extend(unplaced);
+        errors
+    }
+
     /// Applies commands in order; returns the errors.
     fn take(
         &mut self,

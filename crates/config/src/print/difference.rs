@@ -178,21 +178,21 @@ mod tests {
         assert_eq!(
             difference(&before, &after),
             [
+                "servers_from a.example 80 2-2",
                 "server 0 check send a expect b port 82",
                 "server 1 state drain",
                 "check http / port 81",
                 "hold 5",
-                "servers_from a.example 80 2-2",
             ]
         );
         assert_eq!(
             difference(&after, &before),
             [
+                "no servers_from a.example",
                 "server 0 check default",
                 "server 1 state ready",
                 "check off",
                 "hold 0",
-                "no servers_from a.example",
             ]
         );
     }

@@ -16,6 +16,7 @@ use crate::command::{
     BufferSide, Command, ConnectionLogTarget, LogTarget, Number, ServerChange, Setting, Switch,
 };
 use crate::configuration::MIN_SLOTS;
+use crate::followed::{Record, SlotKeys};
 use crate::ids::{ServerId, Target};
 use crate::server_tls::{ServerTls, ServerTransport};
 use crate::settings::{BufferSizes, Maglev, Server, Settings, SocketBuffers};
@@ -64,8 +65,13 @@ pub fn text(state: &Written<'_>) -> String {
     line(&mut text, &Setting::Http(settings.http));
     line(&mut text, &Setting::Log(state.log.cloned()));
     line(&mut text, &Setting::Switch(Switch::Roundrobin, settings.selection.roundrobin));
+    for setting in names_followed(settings, state.given) {
+        line(&mut text, &setting);
+    }
     for (id, definition) in settings.configured() {
-        line(&mut text, &server(id, definition, state.given.target(Target::Server(id))));
+        if settings.followed(id).is_none() {
+            line(&mut text, &server(id, definition, state.given.target(Target::Server(id))));
+        }
     }
     for setting in middle(settings) {
         line(&mut text, &setting);
@@ -225,7 +231,7 @@ fn health(now: &Settings, given: &Settings) -> impl Iterator<Item = Setting> {
         let is_set = differs(&|settings| value(settings) == value(&default));
         value(now).filter(|_| is_set).map(|value| Setting::Number(which, value))
     };
-    let single = [
+    [
         differs(&|settings| settings.check.is_none()).then(|| Setting::Check(now.check.clone())),
         set(Number::CheckInterval),
         set(Number::CheckTimeout),
@@ -238,13 +244,64 @@ fn health(now: &Settings, given: &Settings) -> impl Iterator<Item = Setting> {
         set(Number::Hold),
         set(Number::Rebalance),
         set(Number::Resolve),
-    ];
+    ]
+    .into_iter()
+    .flatten()
+}
+
+/// The names that servers follow, and what operators set of such servers. It stands before the
+/// servers, which can only be set once they follow a name.
+fn names_followed(now: &Settings, given: &Settings) -> Vec<Setting> {
     let is_gone =
         |from: &&ServersFrom| now.servers_from.iter().all(|other| other.name != from.name);
     let gone = given.servers_from.iter().filter(is_gone);
-    let gone: Vec<Setting> = gone.map(|from| Setting::NoServersFrom(from.name.clone())).collect();
-    let followed = now.servers_from.iter().cloned().map(Setting::ServersFrom);
-    single.into_iter().flatten().chain(gone).chain(followed)
+    let mut all: Vec<Setting> =
+        gone.map(|from| Setting::NoServersFrom(from.name.clone())).collect();
+    // Servers of the command line whose numbers follow a name now.
+    let own = own_addresses(given).filter(|id| now.followed(*id).is_some());
+    all.extend(own.map(|id| Setting::NoServer(id.0.into())));
+    for from in &now.servers_from {
+        all.push(Setting::ServersFrom(from.clone()));
+    }
+    for from in &now.servers_from {
+        for slot in from.first..=from.last {
+            let before = given.followed(ServerId(slot));
+            let before = before.map(|from| given.slot_keys(from, slot)).unwrap_or_default();
+            let changes = changed_keys(now.slot_keys(from, slot), &before, &SlotKeys::default());
+            if !changes.is_empty() {
+                all.push(Setting::Server { number: slot.into(), changes });
+            }
+        }
+    }
+    all
+}
+
+/// The servers with an address of their own.
+fn own_addresses(settings: &Settings) -> impl Iterator<Item = ServerId> {
+    let own = settings.configured().filter(|(_, server)| server.record == Record::Own);
+    own.map(|(id, _)| id)
+}
+
+/// The keys of a slot that are not `usual`, or that the command line sets.
+fn changed_keys(now: SlotKeys, given: &SlotKeys, usual: &SlotKeys) -> Vec<ServerChange> {
+    let [now, given, usual] = [&now, given, usual].map(key_changes);
+    let all = now.into_iter().zip(given.into_iter().zip(usual));
+    all.filter(|(now, (given, usual))| now != usual || given != usual).map(|(now, _)| now).collect()
+}
+
+/// The keys of a slot that follows a name. The check is the last one, because it takes the rest of
+/// the line.
+pub(crate) fn key_changes(keys: &SlotKeys) -> [ServerChange; 8] {
+    [
+        ServerChange::Acl(keys.acl),
+        ServerChange::Max(keys.soft),
+        ServerChange::Hard(keys.hard),
+        ServerChange::Weight(keys.weight),
+        ServerChange::Prio(keys.prio),
+        ServerChange::State(keys.mode),
+        ServerChange::Tls(keys.transport),
+        ServerChange::Check(keys.check.clone()),
+    ]
 }
 
 /// The TLS settings that commands can express, if they differ from the default or from the command
@@ -271,11 +328,14 @@ fn original_options(state: &Written<'_>) -> impl Iterator<Item = Setting> {
     };
     let always = now.selection.hash_always;
     let batch = [now, given].iter().any(|settings| settings.accept_batch != default.accept_batch);
-    let gone = given.configured().filter(|(id, _)| now.target(Target::Server(*id)).is_none());
-    let gone: Vec<Setting> = gone.map(|(id, _)| Setting::NoServer(id.0.into())).collect();
+    let is_gone =
+        |id: &ServerId| now.target(Target::Server(*id)).is_none() && now.followed(*id).is_none();
+    let gone = own_addresses(given).filter(is_gone);
+    let gone: Vec<Setting> = gone.map(|id| Setting::NoServer(id.0.into())).collect();
     let is_size = |setting: &Setting| matches!(setting, Setting::Number(Number::MaxServers, _));
     let sized = state.startup.iter().any(is_size);
-    let needed = now.server_count().max(MIN_SLOTS);
+    let followed = now.servers_from.iter().map(|from| u32::from(from.last) + 1).max();
+    let needed = now.server_count().max(MIN_SLOTS).max(followed.unwrap_or(0));
     [
         batch.then(|| number(Number::AcceptBatch, now.accept_batch)),
         (sized || now.table_size() != needed).then(|| number(Number::MaxServers, now.table_size())),

@@ -9,12 +9,15 @@
 #![forbid(unsafe_code)]
 
 pub(in crate::event_loop) mod moves;
+pub(in crate::event_loop) mod records;
 mod round;
 mod schedule;
 
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
+use pen_config::checks::ServersFrom;
+use pen_config::followed::answered;
 use pen_config::ids::Target;
 use pen_config::names::Names;
 use pen_config::settings::Settings;
@@ -73,8 +76,8 @@ impl NamesOverTime {
 
     /// Notes that a command or the file has looked up these names.
     pub(in crate::event_loop) fn supersede(&mut self, names: &Names) {
-        self.round.iter_mut().for_each(|round| round.supersede(names.hosts.keys()));
-        self.answers.iter_mut().for_each(|answers| answers.supersede(names.hosts.keys()));
+        self.round.iter_mut().for_each(|round| round.supersede(names));
+        self.answers.iter_mut().for_each(|answers| answers.supersede(names));
     }
 }
 
@@ -84,7 +87,13 @@ impl Supervisor {
         let settings = &self.context.settings;
         self.names.known.follow(settings, unix());
         let has_rounds = settings.resolve > 0 && self.names.known.has_names();
-        let every = has_rounds.then(|| Duration::from_secs(settings.resolve.into()));
+        let every = Duration::from_secs(settings.resolve.into());
+        let waits = |from: &ServersFrom| !settings.answered.contains_key(&from.name);
+        let every = match settings.servers_from.iter().any(waits) {
+            true => every.min(WAITING),
+            false => every,
+        };
+        let every = has_rounds.then_some(every);
         self.names.schedule.follow(every, Instant::now(), random());
     }
 
@@ -208,18 +217,20 @@ impl Supervisor {
                 Some((target, server.moved(answers.host(&name)?, in_use(target))?))
             })
             .collect();
-        if moved.is_empty() {
-            return None;
-        }
-        let mut settings = settings.clone();
+        let mut after = settings.clone();
         for (target, server) in moved {
-            if let Some(present) = settings.target_mut(target) {
+            if let Some(present) = after.target_mut(target) {
                 *present = server;
             }
         }
-        Some(settings)
+        // A port without an answer is asked for again with the records.
+        let _ = answered(&mut after, answers.names(), |server| self.connections_of(server));
+        (after != *settings).then_some(after)
     }
 }
+
+/// The longest time between rounds while servers follow a name that had no answer yet.
+const WAITING: Duration = Duration::from_secs(5);
 
 /// A random word; 0 if the kernel has none yet.
 fn random() -> u64 {

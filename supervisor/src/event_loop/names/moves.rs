@@ -9,6 +9,7 @@ use pen_status::event::EventKind;
 
 use crate::clock;
 use crate::event_loop::Supervisor;
+use crate::event_loop::names::records::RecordMoves;
 use crate::log::Severity;
 use crate::log::events::{incident, title};
 use crate::log::recent::Incident;
@@ -22,6 +23,8 @@ pub(in crate::event_loop) struct Moves {
     moved: Vec<Move>,
     /// The positions of the addresses in use, of all servers with other addresses than before.
     positions: Vec<(Target, u32)>,
+    /// The slots that follow names.
+    records: RecordMoves,
 }
 
 /// A server whose clients go to another address than before.
@@ -35,7 +38,8 @@ struct Move {
 impl Moves {
     /// Compares settings. `in_use` gives the position of a server's address in use before.
     fn between(before: &Settings, after: &Settings, in_use: impl Fn(Target) -> u32) -> Moves {
-        let mut moves = Moves::default();
+        let records = RecordMoves::between(before, after);
+        let mut moves = Moves { records, ..Moves::default() };
         // Below MAX_SERVERS.
         let regular = (0..after.servers.len()).map(|index| Target::Server(ServerId(index as u16)));
         for target in regular.chain([Target::Emergency, Target::Abuse]) {
@@ -118,6 +122,7 @@ impl Supervisor {
                 .with("reason", "the name has other addresses");
             self.logger.event(Severity::Notice, incident, &line);
         }
+        self.tell_records(moves.records);
     }
 }
 

@@ -2,10 +2,11 @@
 
 #![forbid(unsafe_code)]
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use pen_config::address::HostAddress;
+use pen_config::names::Names;
 
 use crate::helpers::resolve::{
     Answered, Asking, Question, ResolvePatience, ResolverAnswer, Unresolved,
@@ -18,13 +19,13 @@ pub(in crate::event_loop) struct Round {
     pub(in crate::event_loop::names) asking: Asking,
     pub(in crate::event_loop::names) began: Instant,
     /// Names that a command or the file has looked up since then: those answers are newer.
-    superseded: BTreeSet<String>,
+    superseded: BTreeSet<Question>,
 }
 
 /// The answers of a round.
 #[derive(Debug, Default)]
 pub(in crate::event_loop) struct Answers {
-    hosts: BTreeMap<String, Vec<HostAddress>>,
+    names: Names,
 }
 
 impl Round {
@@ -43,11 +44,11 @@ impl Round {
     }
 
     /// Leaves out the answers for these names.
-    pub(in crate::event_loop::names) fn supersede<'n>(
-        &mut self,
-        names: impl Iterator<Item = &'n String>,
-    ) {
-        self.superseded.extend(names.cloned());
+    pub(in crate::event_loop::names) fn supersede(&mut self, names: &Names) {
+        let hosts = names.hosts.keys().map(|name| Question::Host(name.clone()));
+        let records = names.records.keys();
+        let records = records.map(|(name, records)| Question::Records(name.clone(), *records));
+        self.superseded.extend(hosts.chain(records));
     }
 
     /// What became of the questions, once the round is over, without what is known better by now.
@@ -56,10 +57,7 @@ impl Round {
         now: Instant,
     ) -> Option<Vec<(Question, Answered)>> {
         let mut outcomes = self.asking.each(now)?;
-        outcomes.retain(|(question, _)| match question {
-            Question::Host(name) => !self.superseded.contains(name),
-            Question::TcpService(_) | Question::UdpService(_) => true,
-        });
+        outcomes.retain(|(question, _)| !self.superseded.contains(question));
         Some(outcomes)
     }
 }
@@ -69,32 +67,49 @@ impl Answers {
     pub(in crate::event_loop::names) fn add(&mut self, question: Question, answer: ResolverAnswer) {
         match (question, answer) {
             (Question::Host(name), ResolverAnswer::Host(found)) => {
-                self.hosts.insert(name, found);
+                self.names.hosts.insert(name, found);
             }
-            // Services are not looked up again.
+            (Question::TcpService(name), ResolverAnswer::Service(port)) => {
+                self.names.services.insert(name, port);
+            }
+            (Question::Records(name, records), ResolverAnswer::Records(found)) => {
+                self.names.records.insert((name, records), Ok(found));
+            }
+            // No server has a port by UDP.
             (
-                Question::Host(_) | Question::TcpService(_) | Question::UdpService(_),
-                ResolverAnswer::Host(_) | ResolverAnswer::Service(_) | ResolverAnswer::Failed(_),
+                Question::Host(_)
+                | Question::TcpService(_)
+                | Question::UdpService(_)
+                | Question::Records(_, _),
+                ResolverAnswer::Host(_)
+                | ResolverAnswer::Service(_)
+                | ResolverAnswer::Part(_)
+                | ResolverAnswer::Records(_)
+                | ResolverAnswer::NoRecords(_)
+                | ResolverAnswer::Failed(_),
             ) => {}
         }
     }
 
     /// Whether there is none.
     pub(in crate::event_loop::names) fn is_empty(&self) -> bool {
-        self.hosts.is_empty()
+        self.names.hosts.is_empty() && self.names.records.is_empty()
+    }
+
+    /// All answers.
+    pub(in crate::event_loop::names) fn names(&self) -> &Names {
+        &self.names
     }
 
     /// The addresses of a host.
     pub(in crate::event_loop::names) fn host(&self, name: &str) -> Option<&[HostAddress]> {
-        self.hosts.get(name).map(Vec::as_slice)
+        self.names.hosts.get(name).map(Vec::as_slice)
     }
 
     /// Drops the answers for these names.
-    pub(in crate::event_loop::names) fn supersede<'n>(
-        &mut self,
-        names: impl Iterator<Item = &'n String>,
-    ) {
-        names.for_each(|name| drop(self.hosts.remove(name)));
+    pub(in crate::event_loop::names) fn supersede(&mut self, names: &Names) {
+        names.hosts.keys().for_each(|name| drop(self.names.hosts.remove(name)));
+        names.records.keys().for_each(|name| drop(self.names.records.remove(name)));
     }
 }
 

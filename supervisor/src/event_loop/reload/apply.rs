@@ -10,6 +10,7 @@ use std::time::Instant;
 use pen_config::apply;
 use pen_config::checks::Admission;
 use pen_config::ids::{ServerId, Target};
+use pen_config::places::settle_epochs;
 use pen_config::settings::Settings;
 use pen_ipc::text::error_text;
 use pen_status::event::EventKind;
@@ -205,7 +206,8 @@ impl Supervisor {
 
     /// Puts settings in force in which names have other addresses.
     pub(in crate::event_loop) fn publish_moved(&mut self, settings: Settings) -> io::Result<Moves> {
-        let settings = Settings { generation: settings.generation + 1, ..settings };
+        let mut settings = Settings { generation: settings.generation + 1, ..settings };
+        settle_epochs(&self.context.settings, &mut settings);
         let encoded = memory::encoded(&settings)?;
         let moves = self.begin_moves(&settings);
         self.publish(settings, encoded);

@@ -245,6 +245,13 @@ impl Supervisor {
                     that file"
                     .into())
             }
+            Setting::NoServer(number) if settings.followed_by(*number).is_some() => {
+                let from = settings.followed_by(*number).map_or("", |from| from.name.as_str());
+                Err(format!(
+                    "server: number {number} follows {from}; say no servers_from {from}, or server \
+                     {number} state maint"
+                ))
+            }
             Setting::NoServer(number)
                 if settings.servers.get(*number as usize).is_some_and(Option::is_none) =>
             {

@@ -83,8 +83,10 @@ impl Supervisor {
             settings.try_for_each(|setting| self.offer_to_operators(setting)).map_err(one)?;
         }
         let mut settings = self.new_settings(configuration, names, port)?;
+        let unanswered = self.assign_records(configuration, &mut settings, names)?;
         self.admits_who_asks(&settings).map_err(one)?;
         let mut notices = self.check(configuration, &settings).map_err(one)?;
+        notices.extend(unanswered);
         notices.extend(self.warnings(configuration, addresses, &settings));
         if settings.tls.is_on() != running.tls.is_on() {
             notices.extend(self.kept_tls(configuration, names, &settings, port));

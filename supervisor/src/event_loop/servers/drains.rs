@@ -217,7 +217,7 @@ impl WaitingDrain {
         let number = self.drain.server;
         let ended = match (&self.ended, server) {
             (Some(why), _) => Some(why.clone()),
-            (None, Some(server)) if server.epoch == self.epoch => match server.mode {
+            (None, Some(server)) if server.epoch == self.epoch => match server.mode_in_effect() {
                 ServerMode::Drain | ServerMode::Maint => None,
                 ServerMode::Ready => {
                     Some(format!("drain: server {number} gets new clients again (state ready)"))

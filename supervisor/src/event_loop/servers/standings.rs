@@ -1,5 +1,5 @@
-//! The standings of the servers in the shared table: which clients operators let them have, and
-//! which are down by their checks.
+//! The standings of the servers in the shared table: which clients operators let them have, which
+//! have lost the record that they follow, and which are down by their checks.
 //!
 //! The settings and the verdicts are the truth, and the table has a copy that all workers read. It
 //! is written again whenever it may be wrong: at a start, after the commit of an upgrade, with new
@@ -9,7 +9,7 @@
 
 use pen_config::checks::ServerMode;
 use pen_config::ids::{ServerId, Target};
-use pen_config::settings::Settings;
+use pen_config::settings::{Server, Settings};
 use pen_ipc::start::Begins;
 use pen_table::{Standing, Table, TableMode};
 
@@ -65,7 +65,7 @@ fn state(table: &Table, row: u32, standing: Standing) {
 
 fn standing(server: ServerId, settings: &Settings, known: &Checks) -> Standing {
     let target = Target::Server(server);
-    let mode = settings.target(target).map_or(ServerMode::Ready, |server| server.mode);
+    let mode = settings.target(target).map_or(ServerMode::Ready, Server::mode_in_effect);
     Standing { mode: table_mode(mode), down: known.down(target) }
 }
 
@@ -80,7 +80,7 @@ fn table_mode(mode: ServerMode) -> TableMode {
 #[cfg(test)]
 mod tests {
     use pen_config::address::Address;
-    use pen_config::settings::Server;
+    use pen_config::followed::Record;
     use pen_table::{DownCode, Shape};
 
     use super::*;
@@ -97,12 +97,15 @@ mod tests {
             let address = Address::Inet(([10, 0, 0, 1], 80).into());
             Some(Server { mode, ..Server::at(address) })
         };
+        let gone = |mode| server(mode).map(|server| Server { record: Record::Gone, ..server });
         let settings = Settings {
             servers: vec![
                 server(ServerMode::Ready),
                 server(ServerMode::Drain),
                 None,
                 server(ServerMode::Maint),
+                gone(ServerMode::Ready),
+                gone(ServerMode::Maint),
             ],
             emergency: server(ServerMode::Ready),
             ..Settings::default()
@@ -111,6 +114,8 @@ mod tests {
         let standings: Vec<_> = (0..18).map(|row| table.server_totals(row).standing).collect();
         let mut expected = [TableMode::Ready; 18];
         (expected[1], expected[3]) = (TableMode::Drain, TableMode::Maint);
+        // One whose record is gone drains, unless an operator says more.
+        (expected[4], expected[5]) = (TableMode::Drain, TableMode::Maint);
         assert_eq!(standings, expected.map(|mode| Standing { mode, down: None }));
     }
 }

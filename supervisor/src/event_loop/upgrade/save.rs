@@ -30,7 +30,8 @@ use crate::handover::state::{
     Asker, CHECKS, CONNECTION_LOG, CarriedConnectionLog, CarriedExport, CarriedFile, CarriedKeys,
     CarriedLaunch, CarriedListener, CarriedLog, CarriedNotify, CarriedOldTable, CarriedOldWorker,
     CarriedPidFile, CarriedPort, CarriedProcess, CarriedRuntime, CarriedSlot, CarriedStatusFile,
-    CarriedTable, CarriedWorker, FileMaker, HOLD, NAMES, PAGE, PLACEMENT, SERVER_STATES, State,
+    CarriedTable, CarriedWorker, FileMaker, HOLD, NAMES, PAGE, PLACEMENT, SERVER_STATES,
+    SERVERS_FROM, State,
 };
 use crate::processes::child::children;
 use crate::processes::old_tables::OldTable;
@@ -182,7 +183,11 @@ impl Supervisor {
         let placement = is_later.then(|| PLACEMENT.to_owned());
         let follows = settings.resolve > 0 && self.names.known.has_names();
         let names = follows.then(|| NAMES.to_owned());
-        [log, page, checks, hold, states, placement, names].into_iter().flatten().collect()
+        let followed = (!settings.servers_from.is_empty()).then(|| SERVERS_FROM.to_owned());
+        [log, page, checks, hold, states, placement, names, followed]
+            .into_iter()
+            .flatten()
+            .collect()
     }
 
     fn save_launch(&self) -> CarriedLaunch {

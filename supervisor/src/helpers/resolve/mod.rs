@@ -12,11 +12,13 @@
 
 mod child;
 mod question;
+mod srv;
 
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
+use pen_config::followed::{MOST_RECORDS, NameRecord};
 use pen_ipc::text::error_text;
 
 use crate::StartError;
@@ -115,6 +117,8 @@ pub(crate) struct Asking {
 struct ResolverProcess {
     helper: Helper<ResolverAnswer, Question>,
     question: usize,
+    /// The records that it has sent in parts of its answer.
+    parts: Vec<NameRecord>,
 }
 
 impl Asking {
@@ -155,7 +159,7 @@ impl Asking {
             let helper = Helper::begin(jail.identity.uid, now, |channel, supervisor| {
                 child::serve(jail, supervisor, channel)
             })?;
-            let mut resolver = ResolverProcess { helper, question: 0 };
+            let mut resolver = ResolverProcess { helper, question: 0, parts: Vec::new() };
             if !resolver.ask(&self.questions, &mut self.asked, now + self.patience.each) {
                 return Err(io::ErrorKind::BrokenPipe.into());
             }
@@ -188,6 +192,11 @@ impl Asking {
             let reason = match answered {
                 Answered::Found(answer) => {
                     answers.push(answer);
+                    continue;
+                }
+                // What that means is for those to say who follow the name.
+                Answered::Failed(reason) if matches!(question, Question::Records(_, _)) => {
+                    answers.push(ResolverAnswer::NoRecords(reason));
                     continue;
                 }
                 Answered::Failed(reason) => reason,
@@ -271,21 +280,40 @@ impl ResolverProcess {
             return false;
         }
         self.question = *asked;
+        self.parts.clear();
         *asked += 1;
         true
     }
 
+    /// Whether a part of an answer can be one of a whole.
+    fn has_room_for(&self, records: &[NameRecord]) -> bool {
+        self.parts.len() + records.len() <= MOST_RECORDS
+    }
+
     /// Receives the outcome of the question, once it is known.
     fn read(
-        &self,
+        &mut self,
         questions: &[Question],
         patience: ResolvePatience,
         now: Instant,
     ) -> Option<(Answered, ResolverState)> {
         let question = questions.get(self.question)?;
         let failed = |reason: &str, state| (Answered::Failed(reason.into()), state);
-        Some(match self.helper.read(now)? {
-            Ok((answer, _)) => match question.check(answer) {
+        let outcome = loop {
+            match self.helper.read(now)? {
+                Ok((ResolverAnswer::Part(records), _)) if self.has_room_for(&records) => {
+                    self.parts.extend(records);
+                }
+                Ok((ResolverAnswer::Records(records), _)) => {
+                    self.parts.extend(records);
+                    break Ok(ResolverAnswer::Records(std::mem::take(&mut self.parts)));
+                }
+                Ok((answer, _)) => break Ok(answer),
+                Err(failure) => break Err(failure),
+            }
+        };
+        Some(match outcome {
+            Ok(answer) => match question.check(answer) {
                 Ok(answer) => (Answered::Found(answer), ResolverState::Idle),
                 Err(RefusedAnswer { reason, is_last: true }) => {
                     failed(reason, ResolverState::Unfit)
@@ -339,7 +367,7 @@ mod tests {
             let helper = Helper::begin(Uid::current(), deadline, |channel, _| {
                 i32::from(!sent.iter().all(|answer| child::send(channel, answer)))
             });
-            ResolverProcess { helper: helper.unwrap(), question }
+            ResolverProcess { helper: helper.unwrap(), question, parts: Vec::new() }
         });
         let identity = Identity { uid: Uid::current(), gid: Gid::current(), groups: Vec::new() };
         let mut asking = Asking {

@@ -3,6 +3,8 @@
 #![forbid(unsafe_code)]
 
 use pen_config::address::HostAddress;
+use pen_config::checks::Records;
+use pen_config::followed::{MOST_RECORDS, NameRecord};
 use serde::{Deserialize, Serialize};
 
 /// Most addresses in an answer. Of one server, pen uses at most
@@ -19,6 +21,8 @@ pub(crate) enum Question {
     TcpService(String),
     /// The port of a service over UDP.
     UdpService(String),
+    /// All records of a name.
+    Records(String, Records),
 }
 
 /// The answer of a child.
@@ -29,6 +33,13 @@ pub(crate) enum ResolverAnswer {
     Host(Vec<HostAddress>),
     /// A port.
     Service(u16),
+    /// Some records of a name. More follow, because they do not fit into one message.
+    Part(Vec<NameRecord>),
+    /// The records of a name, or those that were in no part: with the parts at least one, and at
+    /// most [`MOST_RECORDS`].
+    Records(Vec<NameRecord>),
+    /// Why a name that servers follow has no records now. Only the supervisor makes it.
+    NoRecords(String),
     /// The reason why there is no answer.
     Failed(ResolveFailure),
 }
@@ -68,7 +79,10 @@ impl Question {
     /// The name.
     pub(crate) fn word(&self) -> &str {
         match self {
-            Question::Host(name) | Question::TcpService(name) | Question::UdpService(name) => name,
+            Question::Host(name)
+            | Question::TcpService(name)
+            | Question::UdpService(name)
+            | Question::Records(name, _) => name,
         }
     }
 
@@ -86,12 +100,27 @@ impl Question {
             ) => {
                 return Ok(answer);
             }
+            (Question::Records(_, records), ResolverAnswer::Records(found))
+                if (1..=MOST_RECORDS).contains(&found.len())
+                    && found
+                        .iter()
+                        .all(|record| record.service.is_some() == (*records == Records::Srv)) =>
+            {
+                return Ok(ResolverAnswer::Records(found));
+            }
             (Question::Host(name), ResolverAnswer::Failed(ResolveFailure::Unknown))
                 if name.contains('%') =>
             {
                 "no such interface"
             }
-            (Question::Host(_), ResolverAnswer::Failed(ResolveFailure::Unknown)) => "no such host",
+            (
+                Question::Host(_) | Question::Records(_, Records::Addresses),
+                ResolverAnswer::Failed(ResolveFailure::Unknown),
+            ) => "no such host",
+            (
+                Question::Records(_, Records::Srv),
+                ResolverAnswer::Failed(ResolveFailure::Unknown),
+            ) => "no such service (srv)",
             // Services have no dot: a host without its port was meant, or a socket.
             (Question::TcpService(name), ResolverAnswer::Failed(ResolveFailure::Unknown))
                 if name.contains('.') =>
@@ -117,7 +146,10 @@ impl Question {
                 _,
                 ResolverAnswer::Failed(ResolveFailure::Resolver)
                 | ResolverAnswer::Host(_)
-                | ResolverAnswer::Service(_),
+                | ResolverAnswer::Service(_)
+                | ResolverAnswer::Part(_)
+                | ResolverAnswer::Records(_)
+                | ResolverAnswer::NoRecords(_),
             ) => "the resolver failed",
         };
         Err(RefusedAnswer { reason, is_last: false })
@@ -134,6 +166,8 @@ pub(super) struct RefusedAnswer {
 #[cfg(test)]
 mod tests {
     use std::net::IpAddr;
+
+    use pen_config::followed::SrvFields;
 
     use super::*;
 
@@ -158,6 +192,20 @@ mod tests {
         assert!(
             host.check(ResolverAnswer::Failed(ResolveFailure::Confinement)).unwrap_err().is_last
         );
+        let plain = NameRecord { address: localhost(), service: None };
+        let srv = SrvFields { port: 80, weight: 1, priority: 0 };
+        let srv = NameRecord { service: Some(srv), ..plain };
+        let records = |records, found: Vec<NameRecord>| {
+            let question = Question::Records("www1".into(), records);
+            question.check(ResolverAnswer::Records(found)).is_ok()
+        };
+        assert!(records(Records::Addresses, vec![plain; MOST_RECORDS]));
+        assert!(!records(Records::Addresses, vec![plain; MOST_RECORDS + 1]));
+        assert!(!records(Records::Addresses, Vec::new()));
+        assert!(!records(Records::Addresses, vec![plain, srv]));
+        assert!(!records(Records::Srv, vec![plain, srv]) && records(Records::Srv, vec![srv]));
+        assert!(host.check(ResolverAnswer::Records(vec![plain])).is_err());
+        assert!(host.check(ResolverAnswer::Part(vec![plain])).is_err());
     }
 
     fn localhost() -> HostAddress {

@@ -115,7 +115,7 @@ impl Relay<'_> {
             let server = connection.target.and_then(|target| self.settings.target(target));
             connection.state != ConnectionState::Free
                 && connection.key.is_none()
-                && server.is_some_and(|server| server.mode != ServerMode::Ready)
+                && server.is_some_and(|server| server.mode_in_effect() != ServerMode::Ready)
         };
         let leave: Vec<u32> = (0..self.connections.pool.slots()).filter(is_closed).collect();
         leave.into_iter().for_each(|slot| self.finish(slot, None));

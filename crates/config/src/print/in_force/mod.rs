@@ -6,12 +6,13 @@
 use std::path::Path;
 
 use crate::address::{Host, Local};
-use crate::checks::Admission;
+use crate::checks::{Admission, Records};
 use crate::command::{
     BufferSide, ConnectionLogTarget, LogTarget, Number, Offered, ServerChange, Setting, Startup,
     Switch, is_offered,
 };
 use crate::grammar::ServerSpec;
+use crate::ids::{ServerId, Target};
 use crate::print;
 use crate::server_tls::ServerTls;
 use crate::settings::{Server, Settings};
@@ -99,8 +100,10 @@ impl InForce<'_> {
         all.push(Setting::Check(settings.check.clone()));
         all.push(Setting::OnDown(settings.on_down));
         all.push(Setting::Maglev(settings.selection.maglev));
-        all.extend((0..settings.server_count()).map(|number| server(number, settings)));
         all.extend(settings.servers_from.iter().cloned().map(Setting::ServersFrom));
+        let last = settings.servers_from.iter().map(|from| u32::from(from.last) + 1).max();
+        let count = settings.server_count().max(last.unwrap_or(0));
+        all.extend((0..count).filter_map(|number| server(number, settings)));
         all.push(Setting::Emergency(settings.emergency.as_ref().map(spec)));
         all.push(Setting::Abuse(settings.abuse.as_ref().map(spec)));
         all
@@ -199,10 +202,25 @@ pub fn client_ca(tls: &Tls) -> Setting {
     Setting::ClientCa(tls.ca_file.iter().chain(&tls.ca_directory).cloned().collect())
 }
 
-/// The setting that defines the server of this number.
-fn server(number: u32, settings: &Settings) -> Setting {
+/// The setting that defines the server of this number; none for an empty slot that follows a name.
+fn server(number: u32, settings: &Settings) -> Option<Setting> {
+    let id = u16::try_from(number).ok();
+    if let Some((slot, from)) = id.and_then(|id| Some((id, settings.followed(ServerId(id))?))) {
+        let is_empty = settings.target(Target::Server(ServerId(slot))).is_none();
+        if is_empty && !settings.vacant.contains_key(&slot) {
+            return None;
+        }
+        let mut changes: Vec<_> = print::key_changes(&settings.slot_keys(from, slot)).into();
+        match from.records {
+            Records::Addresses => {}
+            Records::Srv => changes.retain(|change| {
+                !matches!(change, ServerChange::Weight(_) | ServerChange::Prio(_))
+            }),
+        }
+        return Some(Setting::Server { number, changes });
+    }
     let Some(server) = settings.servers.get(number as usize).and_then(Option::as_ref) else {
-        return Setting::NoServer(number);
+        return Some(Setting::NoServer(number));
     };
     let mut changes = print::address_of(server);
     changes.extend([
@@ -215,7 +233,7 @@ fn server(number: u32, settings: &Settings) -> Setting {
         ServerChange::Tls(server.transport),
         ServerChange::Check(server.check.clone()),
     ]);
-    Setting::Server { number, changes }
+    Some(Setting::Server { number, changes })
 }
 
 /// A server in the form that `emergency` and `abuse` take.
