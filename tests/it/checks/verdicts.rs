@@ -5,9 +5,11 @@ use std::net::Ipv4Addr;
 use serde_json::json;
 
 use super::{checks_pass, pen, said, says, server, transitions};
-use crate::harness::events::{event, has};
+use crate::harness::events::{event, has, watch};
+use crate::harness::machine::open_socket;
 use crate::harness::reader::Site;
-use crate::harness::{Backend, Gate, Pen, eventually};
+use crate::harness::tls::{Authority, write};
+use crate::harness::{Backend, Client, Gate, Pen, eventually};
 
 /// A client address of its own for each number.
 fn client(number: u8) -> Ipv4Addr {
@@ -193,4 +195,86 @@ fn a_server_that_goes_down_keeps_its_connections_unless_they_are_to_be_closed() 
     goes_down();
     assert!(closed.read_to_end().is_err(), "it is reset");
     assert!(kept.read_to_end().is_err(), "so is one from before");
+}
+
+/// Servers of one kind behind three workers; each has clients at server 1, which goes down.
+fn on_down_close_resets(kind: &str) {
+    let root = Authority::root("root");
+    let identity = root.issue(&["pen"]);
+    let builder = pen("check tcp").workers(3).options(["-x", "500", "-O", "on_down close"]);
+    let path = builder.directory().join("b.sock");
+    let farm = match kind {
+        "unix" => [Backend::named("a"), Backend::named_unix(&path, "b")],
+        _ => Backend::farm(["a", "b"]),
+    };
+    if kind == "unix" {
+        open_socket(&path);
+    }
+    let [certificate, key] = [("cert.pem", &identity.chain), ("key.pem", &identity.key)]
+        .map(|(name, text)| write(builder.directory(), name, text).to_str().unwrap().to_owned());
+    let options = match kind {
+        "tls" => vec!["-E", &certificate, "-K", &key],
+        _ => vec![],
+    };
+    let pen = builder.options(options).servers(&farm).start();
+    (0..2).for_each(|number| says(&pen, number, "check up "));
+    pen.tells("server 0 state maint", "");
+    let mut sessions = Vec::new();
+    let mut clients = Vec::new();
+    for number in 1..=12 {
+        let worker = usize::from(number) % 3;
+        pen.only(worker, || match kind {
+            "tls" => {
+                let mut session = root.client().connect(pen.address(), "pen").unwrap();
+                assert_eq!(session.line().unwrap(), "b");
+                sessions.push(session);
+            }
+            _ => clients.push(pen.hold(client(number)).unwrap()),
+        });
+    }
+    pen.tells("server 0 state ready", "");
+    assert!(clients.iter().all(|(_, name)| name == "b"), "{kind}");
+    pen.tells("server 1 check send x expect never", "");
+    says(&pen, 1, "check down ");
+    assert!(sessions.iter_mut().all(|session| session.read_to_end().is_err()), "{kind}: a reset");
+    assert!(clients.iter().all(|(open, _)| open.read_to_end().is_err()), "{kind}: a reset");
+    eventually("nobody is left there", || farm[1].open() == 0);
+    if kind == "tls" {
+        let (name, _) = root.client().ask(pen.address(), "pen").unwrap();
+        assert_eq!(name, "a");
+    }
+    // They are known clients of the server; now they are the other's, also when it is back.
+    let names_of = |range| names(&pen, range).into_iter().filter(|name| name != "a").count();
+    assert_eq!(if kind == "tls" { 0 } else { names_of(1..13) }, 0, "{kind}: placed anew");
+    pen.tells("server 1 check default", "");
+    says(&pen, 1, "check up ");
+    assert_eq!(if kind == "tls" { 0 } else { names_of(1..13) }, 0, "{kind}: and tracked there");
+}
+
+#[test]
+fn on_down_close_resets_all_connections_of_all_workers_and_their_clients_are_placed_anew() {
+    ["tcp", "unix", "tls"].into_iter().for_each(on_down_close_resets);
+}
+
+#[test]
+fn once_a_verdict_is_told_no_worker_sends_anybody_there() {
+    let farm = Backend::farm(["a", "b"]);
+    let pen = pen("check tcp").workers(8).options(["-r", "-x", "2000"]).servers(&farm).start();
+    (0..2).for_each(|number| says(&pen, number, "check up "));
+    for round in 0..5 {
+        let watcher = watch(&pen);
+        pen.tells("server 1 check send x expect never", "");
+        // The event is logged after the verdict stands in the table that all workers read.
+        while watcher.next()["kind"] != "server_down" {}
+        let clients: Vec<Client> = (1..65).map(|number| pen.connect(client(number))).collect();
+        let names: Vec<_> = clients.iter().map(|open| open.line()).collect();
+        assert!(names.iter().all(|name| name.as_deref() == Some("a")), "round {round}: {names:?}");
+        for worker in 0..8 {
+            let names: Vec<_> = pen.only(worker, || [1, 2].map(|n| pen.ask(client(n)))).into();
+            let all_a = names.iter().all(|name| name.as_deref() == Some("a"));
+            assert!(all_a, "round {round}, worker {worker}: {names:?}");
+        }
+        pen.tells("server 1 check default", "");
+        says(&pen, 1, "check up ");
+    }
 }

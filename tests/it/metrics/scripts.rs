@@ -1,4 +1,4 @@
-//! The example scripts: metrics for node_exporter, and mail about events.
+//! The example scripts: metrics for node_exporter, mail about events, and the check for keepalived.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -46,14 +46,29 @@ impl Scene {
         self.programs.path().join(name)
     }
 
-    fn run(&self, name: &str, word: &Path) -> Script {
+    /// A script for the service of the test.
+    fn command(&self, name: &str) -> Command {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/examples").join(name);
         let path = std::env::var("PATH").unwrap();
         let mut command = Command::new(script);
-        command.arg("www").arg(word).stdin(Stdio::null()).process_group(0);
+        command.arg("www").stdin(Stdio::null()).process_group(0);
         command.env("PATH", format!("{}:{path}", self.programs.path().display()));
         command.env("SOCKET", &self.socket).env("PENCTL", PENCTL).env("TO", self.file("mail"));
-        Script(command.spawn().unwrap())
+        command
+    }
+
+    fn run(&self, name: &str, word: &Path) -> Script {
+        Script(self.command(name).arg(word).spawn().unwrap())
+    }
+
+    /// What the check for keepalived says after this command.
+    fn check(&self, line: &str) -> Option<i32> {
+        self.pen.tell(line);
+        self.command("check-pen").status().unwrap().code()
+    }
+
+    fn says(&self, words: &str) {
+        eventually(words, || self.pen.tell("servers").contains(words));
     }
 }
 
@@ -123,4 +138,25 @@ fn what_happens_together_comes_in_one_mail() {
     let lines: Vec<&str> = text.lines().collect();
     assert!(lines.len() == 2 && lines.iter().all(|line| line.contains("signal 9")), "{mail}");
     assert!(head.ends_with(lines[0]), "{mail}");
+}
+
+#[test]
+fn the_check_for_keepalived_tells_a_pen_that_serves_clients_from_one_that_cannot() {
+    let scene = Scene::start();
+    assert_eq!(scene.check("pid"), Some(0));
+    assert_eq!(scene.check("server 0 state maint"), Some(2));
+    assert_eq!(scene.check("server 0 state ready"), Some(0));
+    assert_eq!(scene.check("server 0 blacklist 60"), Some(2));
+    assert_eq!(scene.check("server 0 blacklist 0"), Some(0));
+    scene.pen.tell("check tcp");
+    scene.says(" check up ");
+    assert_eq!(scene.check("server 0 state maint"), Some(2), "although its check is up");
+    scene.pen.tell("server 0 state ready");
+    scene.pen.tell("check send x expect never");
+    scene.says(" check down ");
+    // Clients are served all the same, so /health of the page says 200.
+    assert_eq!(scene.check("pid"), Some(1));
+    assert_eq!(scene.check("no fail_open"), Some(2));
+    let nobody = scene.command("check-pen").env("SOCKET", scene.file("none")).status();
+    assert_eq!(nobody.unwrap().code(), Some(2), "no pen answers");
 }

@@ -14,7 +14,8 @@ use crate::harness::tls::{Authority, write};
 use crate::harness::{Backend, Builder, Client, Pen, eventually};
 use crate::upgrade::Installed;
 
-use super::{client, open_socket};
+use super::client;
+use crate::harness::machine::open_socket;
 
 /// What penctl prints, and its status.
 fn said(output: &Output) -> (String, Option<i32>) {
@@ -251,4 +252,44 @@ fn an_upgrade_ends_the_wait_and_old_workers_close_what_a_later_drain_closes() {
     assert!(open.read_to_end().is_err(), "a reset");
     eventually("nothing is left at the server", || farm[0].open() == 0);
     pen.tells("drain 0", "drained");
+}
+
+#[test]
+fn the_connections_of_sixteen_workers_are_waited_for_and_closed_at_once() {
+    let farm = Backend::farm(["a", "b"]);
+    let options = ["-r", "-x", "500"];
+    let pen = farm_with(Pen::builder().workers(16).options(options), &farm);
+    // Each worker has some at either server.
+    let at_both = |from: u8| -> Vec<(Client, String)> {
+        let workers = 0..16;
+        let each =
+            |worker| pen.only(worker, || [0, 1].map(|n| pen.hold(client(from + n)).unwrap()));
+        workers.flat_map(each).collect()
+    };
+    let (of_a, of_b): (Vec<_>, Vec<_>) = at_both(1).into_iter().partition(|(_, name)| name == "a");
+    assert_eq!((of_a.len(), of_b.len()), (16, 16));
+    let waiting = penctl(&pen, "drain 0 wait 600");
+    drains(&pen, 0);
+    let mut of_a = of_a.into_iter();
+    let last = of_a.next().unwrap().0;
+    drop(of_a);
+    eventually("the others are gone", || farm[0].open() == 1);
+    last.echoes("still here");
+    assert!(!waiting.is_finished());
+    drop(last);
+    assert_eq!(waiting.join().unwrap(), ("drained\n".into(), Some(0)));
+
+    pen.tells("server 0 state ready", "");
+    let more = at_both(11);
+    pen.tells("drain 1 wait 0", "drain: 32 connections left");
+    let closed = "drain: 32 connections left, closed now";
+    pen.tells("drain 1 wait 0 close", closed);
+    for (open, name) in of_b.iter().chain(&more) {
+        match name.as_str() {
+            "b" => assert!(open.read_to_end().is_err(), "a reset"),
+            _ => open.echoes("at the other server"),
+        }
+    }
+    eventually("nothing is left at the server", || farm[1].open() == 0);
+    pen.tells("drain 1", "drained");
 }

@@ -1,13 +1,16 @@
 //! `hold SECONDS`: clients wait while no server can be used.
 
+use std::fs;
+use std::net::Ipv4Addr;
 use std::thread;
 
 use serde_json::Value;
 
 use crate::harness::tls::{Authority, write};
-use crate::harness::{Backend, Builder, Pen, Process, eventually};
+use crate::harness::{Backend, Builder, Pen, Process, eventually, until};
 
-use super::{client, held, open_socket};
+use super::{client, held};
+use crate::harness::machine::open_socket;
 
 /// A pen whose clients wait, and try a server that failed once a second.
 fn holding(builder: Builder) -> Builder {
@@ -143,4 +146,65 @@ fn nobody_waits_longer_than_the_setting_says_even_if_the_server_fails_again_and_
     hold(&pen, 0);
     pen.tells("hold 0", "0");
     assert_eq!(pen.ask(client(3)), None, "at once");
+}
+
+/// When a client began to wait, when it got its server, and its worker, from a line of the
+/// connection log. `None`: it never got one.
+fn wait_of(line: &str) -> (u64, Option<u64>, u64) {
+    let line: Value = serde_json::from_str(line).unwrap();
+    // `2026-11-30T12:00:00.042Z`: milliseconds in the month.
+    let time: Vec<u64> = line["time"].as_str().unwrap()[8..23]
+        .split(['T', ':', '.'])
+        .map(|part| part.parse().unwrap())
+        .collect();
+    let [day, hour, minute, second, millisecond] = time[..] else { panic!("{line}") };
+    let began = (((day * 24 + hour) * 60 + minute) * 60 + second) * 1000 + millisecond;
+    let served = line["server"].is_u64().then(|| began + line["wait_ms"].as_u64().unwrap());
+    (began, served, line["worker"].as_u64().unwrap())
+}
+
+#[test]
+fn at_most_a_hundred_are_served_in_a_tenth_of_a_second_the_oldest_of_each_worker_first() {
+    const CLIENTS: u16 = 450;
+    let server = Backend::named("a");
+    let builder = Pen::builder().workers(4);
+    let log = builder.directory().join("connections");
+    let setting = format!("connection_log {}", log.display());
+    let options = ["-x", "600", "-O", &setting, "-O", "connection_log_format json"];
+    let pen = holding(builder.options(options)).server(&server).start();
+    pen.tells("server 0 state maint", "");
+    let address = |number: u16| Ipv4Addr::new(127, 83, (number / 200) as u8, (number % 200) as u8);
+    let mut clients: Vec<_> = (0..CLIENTS).map(|number| pen.connect(address(number))).collect();
+    hold(&pen, CLIENTS.into());
+    // Some have had enough. They are let go, whatever their place.
+    for place in [400, 200, 0] {
+        drop(clients.remove(place));
+    }
+    hold(&pen, u64::from(CLIENTS) - 3);
+    pen.tells("server 0 state ready", "");
+    for one in clients {
+        assert_eq!(one.line().as_deref(), Some("a"));
+        one.finish();
+        assert_eq!(one.read_to_end().unwrap(), b"");
+    }
+    let lines = until("each has its line", || {
+        let text = fs::read_to_string(&log).unwrap_or_default();
+        (text.lines().count() == usize::from(CLIENTS)).then_some(text)
+    });
+    let mut waits: Vec<_> = lines.lines().map(wait_of).collect();
+    waits.sort_unstable();
+    let mut served: Vec<u64> = waits.iter().filter_map(|(_, served, _)| *served).collect();
+    assert_eq!(served.len(), usize::from(CLIENTS) - 3);
+    for worker in 0..4 {
+        let of_worker = waits.iter().filter(|(.., of)| *of == worker);
+        let order: Vec<u64> = of_worker.filter_map(|(_, served, _)| *served).collect();
+        // Two times in whole milliseconds make one, which can be off by one.
+        assert!(order.windows(2).all(|pair| pair[0] <= pair[1] + 1), "worker {worker}: {order:?}");
+    }
+    served.sort_unstable();
+    // For the same reason the window is a little less than a tenth of a second.
+    let within = |from: u64| served.iter().filter(|at| (from..from + 97).contains(at)).count();
+    let most = served.iter().map(|from| within(*from)).max();
+    assert!(most <= Some(100), "{most:?} in a tenth of a second");
+    hold(&pen, 0);
 }

@@ -98,7 +98,7 @@ fn a_session_of_tls_ends_in_order() {
     pen.tells("rebalance 0", "0");
     pen.tells("server 0 state maint", "");
     // The others see a reset.
-    pen.tells("drain 0 wait 0 close", "drain: 39 connections left, which are closed now");
+    pen.tells("drain 0 wait 0 close", "drain: 39 connections left, closed now");
     // Without close_notify, this is an error.
     let ends = sessions.iter_mut().map(|session| session.read_to_end());
     assert_eq!(ends.filter(|end| end.as_ref().is_ok_and(|rest| rest.is_empty())).count(), 1);

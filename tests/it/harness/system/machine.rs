@@ -66,6 +66,12 @@ pub fn open_to_all(directory: &Path) {
     fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
+/// Lets pen's user connect to the socket of a server.
+pub fn open_socket(path: &Path) {
+    open_to_all(path.parent().unwrap());
+    fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
+}
+
 /// A program of the tests that is not pen itself (`[[example]]` in Cargo.toml).
 ///
 /// # Panics

@@ -56,6 +56,18 @@ fn to_a_release_that_holds_nobody_while_somebody_may_be_held() {
 }
 
 #[test]
+fn to_a_release_without_states_of_servers_while_one_is_out() {
+    for state in ["drain", "maint"] {
+        let setting = format!("server 1 address 127.0.0.1 port 1 state {state}");
+        let failing = Failing::started(|builder| builder.options(["-O", &setting]));
+        is_refused_while_in_use(failing, "server_states", "server 1 state ready");
+    }
+    let failing = Failing::start();
+    failing.pen.install("0.0.9 lacks server_states");
+    assert_eq!(failing.pen.becomes("0.0.9"), 1, "while all are ready, nothing needs it");
+}
+
+#[test]
 fn to_a_release_that_looks_names_up_once_while_they_are_looked_up_again() {
     let failing = Failing::started(|builder| builder.options(["-e", "localhost:1"]));
     is_refused_while_in_use(failing, "names", "resolve 0");
