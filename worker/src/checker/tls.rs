@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use pen_config::address::Address;
-use pen_config::checks::{Check, CheckKind};
+use pen_config::checks::{Check, CheckKind, without_port};
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs as provider};
@@ -79,15 +79,6 @@ fn name(check: &Check, address: &Address) -> Result<ServerName<'static>, Error> 
     Ok(named.unwrap_or_else(unnamed))
 }
 
-fn without_port(host: &str) -> &str {
-    match host.rsplit_once(':') {
-        Some((name, port)) if !name.contains(':') && port.bytes().all(|b| b.is_ascii_digit()) => {
-            name
-        }
-        Some(_) | None => host.trim_start_matches('[').trim_end_matches(']'),
-    }
-}
-
 /// Takes every certificate and every signature.
 #[derive(Debug)]
 struct Unjudging(Arc<CryptoProvider>);
@@ -124,23 +115,5 @@ impl ServerCertVerifier for Unjudging {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_name_has_no_port_and_no_brackets() {
-        for (host, name) in [
-            ("www.example.com", "www.example.com"),
-            ("www.example.com:8443", "www.example.com"),
-            ("10.0.0.1:443", "10.0.0.1"),
-            ("[2001:db8::1]", "2001:db8::1"),
-            ("2001:db8::1", "2001:db8::1"),
-        ] {
-            assert_eq!(without_port(host), name);
-        }
     }
 }

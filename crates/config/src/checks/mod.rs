@@ -36,6 +36,16 @@ impl Check {
     pub const LONGEST: usize = 3200;
 }
 
+/// The name of a host line that TLS asks for: without a port, and without brackets.
+pub fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if !name.contains(':') && port.bytes().all(|b| b.is_ascii_digit()) => {
+            name
+        }
+        Some(_) | None => host.trim_start_matches('[').trim_end_matches(']'),
+    }
+}
+
 /// The question of a check, and so what a good answer is.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum CheckKind {
@@ -260,4 +270,22 @@ pub enum Records {
     Addresses,
     /// Its SRV records, with their ports, weights and priorities.
     Srv,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_has_no_port_and_no_brackets() {
+        for (host, name) in [
+            ("www.example.com", "www.example.com"),
+            ("www.example.com:8443", "www.example.com"),
+            ("10.0.0.1:443", "10.0.0.1"),
+            ("[2001:db8::1]", "2001:db8::1"),
+            ("2001:db8::1", "2001:db8::1"),
+        ] {
+            assert_eq!(without_port(host), name);
+        }
+    }
 }

@@ -74,7 +74,7 @@ fn switches_and_numbers_are_commands_of_their_words() {
             }
         }
         let why = any_failure(&format!("no {word}"));
-        assert!(why.starts_with(&format!("no: nothing to switch off is called '{word}'")), "{why}");
+        assert!(why.starts_with(&format!("no: there is no 'no {word}'; usage: {word} [")), "{why}");
     }
 }
 
@@ -226,7 +226,14 @@ fn what_is_refused_says_why() {
         ("proxy_protocol in on", "proxy_protocol: 'on' is neither from nor off"),
         ("proxy_protocol out v3", "proxy_protocol: 'v3' is none of v1, v2, off"),
         ("proxy_protocol both v2", "proxy_protocol: 'both' is neither in nor out"),
-        ("no proxy_protocol", "no: nothing to switch off is called 'proxy_protocol'"),
+        (
+            "no proxy_protocol",
+            "no: there is no 'no proxy_protocol'; usage: proxy_protocol in from NET[,NET...]|off, \
+             or out v1|v2|off",
+        ),
+        ("no on_down", "no: there is no 'no on_down'; usage: on_down [keep|close]"),
+        ("no hold", "no: there is no 'no hold'; usage: hold [SECONDS]"),
+        ("no check", "no: there is no 'no check'; usage: check [off|KIND [KEY VALUE ...]]"),
         ("recent x", "recent: 'x' is not a number from 0 to 2147483647"),
         ("server", "usage: server N KEY VALUE ..."),
         ("server 0", "usage: server N KEY VALUE ..."),
@@ -575,27 +582,27 @@ fn what_is_wrong_with_a_check_is_said() {
     for (line, why) in [
         ("check ftp", "no check is called 'ftp'; there are tcp, tls, http PATH, https PATH, smtp"),
         ("check http", "check: what follows http is missing"),
-        ("check http index", "check http: 'index' is no path: it begins with '/'"),
+        ("check http index", "check: http: 'index' is no path: it begins with '/'"),
         ("check http /a#b", "'/a#b' is no path"),
         ("check http /é", "'/é' is no path"),
-        ("check http / status 99-200", "'99' is not a number from 100 to 599"),
+        ("check http / status 99-200", "check: status: '99' is not a number from 100 to 599"),
         ("check http / status 300-200", "check: status 300-200 holds no status"),
         ("check http / status", "check: what follows status is missing"),
         ("check http / body a\\q", "check: body: '\\\\q' is no escape"),
-        ("check http / port 1 port 2", "check http: port is given twice"),
-        ("check http / port 0", "'0' is not a number from 1 to 65535"),
+        ("check http / port 1 port 2", "check: http: port is given twice"),
+        ("check http / port 0", "check: port: '0' is not a number from 1 to 65535"),
         ("check http / host a/b", "check: host 'a/b' has other characters"),
-        ("check tcp host a", "check tcp: host has no use there; it goes with tls, http and https"),
-        ("check smtp body a", "check smtp: body has no use there; it goes with http and https"),
-        ("check tls status 200", "check tls: status has no use there"),
+        ("check tcp host a", "check: tcp: host has no use there; it goes with tls, http and https"),
+        ("check smtp body a", "check: smtp: body has no use there; it goes with http and https"),
+        ("check tls status 200", "check: tls: status has no use there"),
         ("check tcp proxy off", "check: proxy 'off' is neither v1 nor v2"),
         ("check tcp max 5", "check: 'max' is none of host, status, body, port, proxy"),
         ("check mysql", "check: what follows mysql is missing"),
         ("check redis slave", "check: 'slave' is none of host"),
         ("check dns 10.0.0.1", "'10.0.0.1' is no name"),
         ("check dns a..b", "'a..b' is no host"),
-        ("check send a b", "check send: 'b' where expect has to stand; a space in TEXT is \\s"),
-        ("check send a", "check send: expect TEXT is missing"),
+        ("check send a b", "check: send: 'b' where expect has to stand; a space in TEXT is \\s"),
+        ("check send a", "check: send: expect TEXT is missing"),
         ("check send a expect", "check: what follows expect is missing"),
         ("check off now", "one word too many: 'now'"),
         (
@@ -603,6 +610,8 @@ fn what_is_wrong_with_a_check_is_said() {
             "'max' is none of host, status, body, port, proxy; check takes the rest of the line, \
              so other keys of the server stand before it",
         ),
+        ("server 0 check http x", "server: check http: 'x' is no path: it begins with '/'"),
+        ("server 0 check tcp port 0", "server: check: port: '0' is not a number from 1 to 65535"),
         ("server 0 check off max 20", "check takes the rest of the line"),
         ("server 0 state up", "state 'up' is none of ready, drain, maint"),
         ("server 0 state", "usage: server N KEY VALUE ..."),
@@ -624,6 +633,7 @@ fn what_is_wrong_with_a_check_is_said() {
     ] {
         let said = any_failure(line);
         assert!(said.contains(why), "{line}: {said}");
+        assert!(!said.contains("check: check"), "{line}: {said}");
     }
     let long = "\\x01".repeat(400);
     let why = any_failure(&format!("check send {long} expect {long} "));

@@ -1,7 +1,7 @@
 //! Warnings about checks, states of servers and names over time that are valid but probably wrong.
 
 use crate::address::{Address, Host};
-use crate::checks::{Check, CheckKind, OnDown, ServerCheck, ServerMode};
+use crate::checks::{Check, CheckKind, OnDown, ServerCheck, ServerMode, without_port};
 use crate::grammar;
 use crate::ids::{ServerId, Target};
 use crate::proxy::ProxyOut;
@@ -104,7 +104,7 @@ fn of_check(what: &str, check: &Check, settings: &Settings) -> Vec<String> {
 }
 
 fn is_name(host: &str) -> bool {
-    matches!(grammar::server_address(host), Ok(Host::Name(_)))
+    matches!(grammar::server_address(without_port(host)), Ok(Host::Name(_)))
 }
 
 fn of_server(id: ServerId, server: &Server, settings: &Settings, warnings: &mut Vec<String>) {
@@ -210,9 +210,12 @@ mod tests {
             settings.check_timeout = 2;
         };
         one(&said(late), "check_timeout 2 is not below check_interval 2");
-        for (host, good) in
-            [("a.example", true), ("10.0.0.1", false), ("a.example:443", false), ("[::1]", false)]
-        {
+        for (host, good) in [
+            ("a.example", true),
+            ("10.0.0.1", false),
+            ("a.example:443", true),
+            ("[::1]:443", false),
+        ] {
             let found = said(|settings| settings.check = Some(https(host)));
             assert_eq!(found.is_empty(), good, "{host}: {found:?}");
             let own = said(|settings| {

@@ -1,5 +1,7 @@
 //! Reads the arguments of commands about checks, states of servers, and names over time.
 
+use std::ops::RangeInclusive;
+
 use crate::address::{Host, Service};
 use crate::checks::{
     Check, CheckKind, CheckText, HttpQuestion, OnDown, Records, RedisRole, ServerCheck, ServerMode,
@@ -63,7 +65,7 @@ fn one(entry: &Entry, word: &str, words: &mut WordIter<'_>) -> Result<Check, Com
     let mut given = Vec::new();
     while let Some(key) = words.next() {
         let no_use = |goes: &str| {
-            Err(entry.wrong(format!("check {word}: {key} has no use there; it goes with {goes}")))
+            Err(wrong(entry, &format!("check {word}: {key} has no use there; it goes with {goes}")))
         };
         match (key, &mut check.kind) {
             ("host", kind) if !kind.takes_host() => return no_use("tls, http and https"),
@@ -77,22 +79,25 @@ fn one(entry: &Entry, word: &str, words: &mut WordIter<'_>) -> Result<Check, Com
             ("status" | "body", _) => return no_use("http and https"),
             ("port", _) => {
                 // The range is that of u16.
-                check.port = Some(entry.number(value(entry, key, words)?, PORT)? as u16);
+                check.port = Some(number(entry, key, value(entry, key, words)?, PORT)? as u16);
             }
             ("proxy", _) => check.proxy = proxy(entry, value(entry, key, words)?)?,
             (other, _) => return Err(behind(entry, other)),
         }
         if given.contains(&key) {
-            return Err(entry.wrong(format!("check {word}: {key} is given twice")));
+            return Err(wrong(entry, &format!("check {word}: {key} is given twice")));
         }
         given.push(key);
     }
     match check.to_string().len() {
         ..=Check::LONGEST => Ok(check),
-        many => Err(entry.wrong(format!(
-            "check {word}: written with its escapes it has {many} bytes; {} are the most",
-            Check::LONGEST
-        ))),
+        many => Err(wrong(
+            entry,
+            &format!(
+                "check {word}: written with its escapes it has {many} bytes; {} are the most",
+                Check::LONGEST
+            ),
+        )),
     }
 }
 
@@ -117,12 +122,15 @@ fn kind(entry: &Entry, word: &str, words: &mut WordIter<'_>) -> Result<CheckKind
             match words.next() {
                 Some("expect") => {}
                 Some(other) => {
-                    return Err(entry.wrong(format!(
-                        "check send: {} where expect has to stand; a space in TEXT is \\s",
-                        quoted(other)
-                    )));
+                    return Err(wrong(
+                        entry,
+                        &format!(
+                            "check send: {} where expect has to stand; a space in TEXT is \\s",
+                            quoted(other)
+                        ),
+                    ));
                 }
-                None => return Err(entry.wrong("check send: expect TEXT is missing")),
+                None => return Err(wrong(entry, "check send: expect TEXT is missing")),
             }
             CheckKind::Exchange {
                 send,
@@ -141,7 +149,7 @@ fn kind(entry: &Entry, word: &str, words: &mut WordIter<'_>) -> Result<CheckKind
 
 /// The word after a key, which is required.
 fn value<'l>(entry: &Entry, key: &str, words: &mut WordIter<'l>) -> Result<&'l str, CommandError> {
-    words.next().ok_or_else(|| entry.wrong(format!("check: what follows {key} is missing")))
+    words.next().ok_or_else(|| wrong(entry, &format!("check: what follows {key} is missing")))
 }
 
 /// A word that no check has.
@@ -152,7 +160,24 @@ fn behind(entry: &Entry, word: &str) -> CommandError {
         }
         _ => "",
     };
-    entry.wrong(format!("check: {} is none of host, status, body, port, proxy{why}", quoted(word)))
+    let known = "host, status, body, port, proxy";
+    wrong(entry, &format!("check: {} is none of {known}{why}", quoted(word)))
+}
+
+/// An error about a check. The word of the command stands before it anyway.
+fn wrong(entry: &Entry, why: &str) -> CommandError {
+    let begins = |beginning| why.strip_prefix(beginning).filter(|_| entry.word == "check");
+    entry.wrong(begins("check: ").or_else(|| begins("check ")).unwrap_or(why))
+}
+
+/// The number behind a key.
+fn number(
+    entry: &Entry,
+    key: &str,
+    text: &str,
+    range: RangeInclusive<u32>,
+) -> Result<u32, CommandError> {
+    grammar::number(text, range).map_err(|why| wrong(entry, &format!("check: {key}: {why}")))
 }
 
 fn question(
@@ -164,11 +189,14 @@ fn question(
     // It stands in the request line as it is.
     let allowed = |byte: u8| byte.is_ascii_graphic() && byte != b'#';
     if !path.starts_with('/') || !path.bytes().all(allowed) {
-        return Err(entry.wrong(format!(
-            "check {word}: {} is no path: it begins with '/', and has ASCII letters, digits and \
-             signs without '#' only; write others as %XX",
-            quoted(path)
-        )));
+        return Err(wrong(
+            entry,
+            &format!(
+                "check {word}: {} is no path: it begins with '/', and has ASCII letters, digits \
+                 and signs without '#' only; write others as %XX",
+                quoted(path)
+            ),
+        ));
     }
     shorter(entry, path, LONGEST_PATH, "a path")?;
     Ok(HttpQuestion { path: path.to_owned(), status: StatusRange::default(), body: None })
@@ -177,7 +205,7 @@ fn question(
 fn shorter(entry: &Entry, text: &str, most: usize, what: &str) -> Result<(), CommandError> {
     match text.len() {
         many if many > most => {
-            Err(entry.wrong(format!("check: {what} of {many} bytes; {most} are the most")))
+            Err(wrong(entry, &format!("check: {what} of {many} bytes; {most} are the most")))
         }
         _ => Ok(()),
     }
@@ -192,10 +220,9 @@ fn user(entry: &Entry, text: &str) -> Result<String, CommandError> {
 fn host(entry: &Entry, text: &str) -> Result<String, CommandError> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:[]".contains(&byte);
     if !text.bytes().all(allowed) {
-        return Err(entry.wrong(format!(
-            "check: host {} has other characters than letters, digits, '-', '_', '.', ':'",
-            quoted(text)
-        )));
+        let allowed = "letters, digits, '-', '_', '.', ':', '[', ']'";
+        let why = format!("check: host {} has other characters than {allowed}", quoted(text));
+        return Err(wrong(entry, &why));
     }
     shorter(entry, text, LONGEST_HOST, "a host")?;
     Ok(text.to_owned())
@@ -216,23 +243,23 @@ fn name(entry: &Entry, text: &str) -> Result<String, CommandError> {
 fn status(entry: &Entry, text: &str) -> Result<StatusRange, CommandError> {
     let range = || u32::from(StatusRange::LOWEST)..=u32::from(StatusRange::HIGHEST);
     let (low, high) = text.split_once('-').unwrap_or((text, text));
-    let one = |text| entry.number(text, range()).map(|status| status as u16);
+    let one = |text| number(entry, "status", text, range()).map(|status| status as u16);
     let (low, high) = (one(low)?, one(high)?);
     match low <= high {
         true => Ok(StatusRange { low, high }),
-        false => Err(entry.wrong(format!("check: status {low}-{high} holds no status"))),
+        false => Err(wrong(entry, &format!("check: status {low}-{high} holds no status"))),
     }
 }
 
 fn text(entry: &Entry, key: &str, text: &str) -> Result<CheckText, CommandError> {
-    text.parse().map_err(|why| entry.wrong(format!("check: {key}: {why}")))
+    text.parse().map_err(|why| wrong(entry, &format!("check: {key}: {why}")))
 }
 
 fn proxy(entry: &Entry, text: &str) -> Result<ProxyOut, CommandError> {
     match text {
         "v1" => Ok(ProxyOut::V1),
         "v2" => Ok(ProxyOut::V2),
-        other => Err(entry.wrong(format!("check: proxy {} is neither v1 nor v2", quoted(other)))),
+        other => Err(wrong(entry, &format!("check: proxy {} is neither v1 nor v2", quoted(other)))),
     }
 }
 

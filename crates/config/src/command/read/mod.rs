@@ -92,11 +92,7 @@ fn read(line: &str, offered: Offered) -> Result<Option<Command>, CommandError> {
             return unbuilt(entry);
         }
         return Err(match negated {
-            true => {
-                let meant = suggestion(word, |entry| entry.negatable);
-                let why = format!("nothing to switch off is called {}{meant}", quoted(word));
-                CommandError::Argument { word: "no", why }
-            }
+            true => not_negatable(word, offered),
             false => CommandError::Unknown(word.chars().take(100).collect()),
         });
     };
@@ -119,6 +115,27 @@ fn read(line: &str, offered: Offered) -> Result<Option<Command>, CommandError> {
         return unbuilt(entry);
     }
     Ok(command)
+}
+
+/// `no` and a word that has no such form. For a setting with a value, what it can be says more than
+/// a similar word.
+fn not_negatable(word: &str, offered: Offered) -> CommandError {
+    let sets = |entry: &&Entry| match entry.reader {
+        Reader::Switch(_) | Reader::Number(_) | Reader::Setting(_) | Reader::NotShown(_) => {
+            entry.word == word
+        }
+        Reader::Query(_) | Reader::Action(_) | Reader::NoEffect(_) => false,
+    };
+    let why = match offered.entries().iter().find(sets) {
+        Some(Entry { word, arguments, .. }) => {
+            format!("there is no 'no {word}'; usage: {word} {arguments}")
+        }
+        None => {
+            let meant = suggestion(word, |entry| entry.negatable);
+            format!("nothing to switch off is called {}{meant}", quoted(word))
+        }
+    };
+    CommandError::Argument { word: "no", why }
 }
 
 /// The words of a line before its comment.
