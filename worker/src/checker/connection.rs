@@ -7,7 +7,7 @@ use std::time::Duration;
 use pen_ipc::checks::{CheckFault, FaultClass};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, sockopt};
-use rustls::ClientConnection;
+use rustls::{ClientConnection, Error, InvalidMessage};
 
 use crate::checker::dial::fault;
 use crate::checker::schedule::Ended;
@@ -135,7 +135,7 @@ impl Connection {
             return Err(Ended::Failure(CheckFault::told(
                 FaultClass::Tls,
                 0,
-                &format!("TLS handshake: {error}"),
+                &format!("TLS handshake: {}", told(&error)),
             )));
         }
         match length {
@@ -171,6 +171,17 @@ pub(super) fn reset(socket: &OwnedFd) {
     let _ = sockopt::set_socket_linger(socket, Some(Duration::ZERO));
 }
 
+/// What went wrong with TLS, in the words of an operator where the library's are its own.
+fn told(error: &Error) -> String {
+    match error {
+        Error::InvalidMessage(
+            InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion,
+        ) => "what it sent is no TLS".to_owned(),
+        Error::AlertReceived(alert) => format!("the server refused it: {alert:?}"),
+        other => other.to_string(),
+    }
+}
+
 fn nothing(error: &io::Error) -> Result<Came, Ended> {
     match error.kind() {
         io::ErrorKind::WouldBlock => Ok(Came::Nothing),
@@ -184,5 +195,28 @@ fn failed(error: &io::Error) -> Ended {
     match Errno::from_io_error(error) {
         Some(errno) => fault(errno),
         None => Ended::Failure(CheckFault::told(FaultClass::Other, 0, &error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::AlertDescription;
+
+    use super::*;
+
+    #[test]
+    fn a_failed_handshake_is_told_in_words_of_an_operator() {
+        for (error, text) in [
+            (InvalidMessage::InvalidContentType.into(), "what it sent is no TLS"),
+            (InvalidMessage::UnknownProtocolVersion.into(), "what it sent is no TLS"),
+            (
+                Error::AlertReceived(AlertDescription::UnrecognisedName),
+                "the server refused it: UnrecognisedName",
+            ),
+        ] {
+            assert_eq!(told(&error), text);
+        }
+        let other = InvalidMessage::MessageTooShort;
+        assert_eq!(told(&other.into()), Error::InvalidMessage(other).to_string());
     }
 }

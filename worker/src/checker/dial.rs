@@ -84,12 +84,13 @@ fn failure(errno: Errno) -> Ended {
         | Errno::NETUNREACH
         | Errno::NETDOWN
         | Errno::HOSTDOWN
-        | Errno::NOENT
-        | Errno::NOTDIR
-        | Errno::ACCESS
-        | Errno::PERM
         | Errno::AFNOSUPPORT
         | Errno::ADDRNOTAVAIL => FaultClass::Unreachable,
+        // The file of a Unix socket, or a rule of this machine.
+        Errno::NOENT | Errno::NOTDIR | Errno::ACCESS | Errno::PERM => {
+            let text = format!("unreachable: {}", errno_text(errno.raw_os_error()));
+            return Ended::Failure(CheckFault::told(FaultClass::Unreachable, 0, &text));
+        }
         errno => {
             let text = errno_text(errno.raw_os_error());
             return Ended::Failure(CheckFault::told(FaultClass::Other, 0, &text));
@@ -113,4 +114,21 @@ fn has_source(address: &Address) -> bool {
     rustix::net::socket_with(family(address), SocketType::DGRAM, SocketFlags::CLOEXEC, None)
         .and_then(|socket| rustix::net::connect(socket, inet))
         != Err(Errno::ADDRNOTAVAIL)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_that_is_not_there_or_not_permitted_is_told_apart() {
+        for (errno, text) in [
+            (Errno::NOENT, "unreachable: no such file or directory"),
+            (Errno::ACCESS, "unreachable: permission denied"),
+            (Errno::HOSTUNREACH, "unreachable"),
+        ] {
+            let Ended::Failure(why) = fault(errno) else { panic!("{errno}") };
+            assert_eq!((why.class, why.to_string().as_str()), (FaultClass::Unreachable, text));
+        }
+    }
 }
