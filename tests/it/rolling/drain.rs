@@ -214,6 +214,55 @@ fn another_state_another_drain_and_the_end_of_the_server_end_the_wait() {
 }
 
 #[test]
+fn a_server_in_maintenance_can_be_awaited_and_gets_no_client_by_that() {
+    let farm = Backend::farm(["a", "b"]);
+    let pen = farm_with(Pen::builder(), &farm);
+    let (open, number) = open_at(&pen, "a", 1);
+    pen.tells("server 0 state maint", "");
+    let left = penctl(&pen, "drain 0 wait 0").join().unwrap();
+    assert_eq!(left, ("drain: 1 connection left\n".into(), Some(2)));
+    assert!(pen.tell("show server 0").contains(" state maint"));
+    assert_eq!(pen.ask(client(number)).as_deref(), Some("b"), "it was a client of the server");
+    let waiting = penctl(&pen, "drain 0 wait 600");
+    drop(open);
+    assert_eq!(waiting.join().unwrap(), ("drained\n".into(), Some(0)));
+    assert!(pen.tell("show server 0").contains(" state maint"));
+}
+
+#[test]
+fn many_wait_and_operators_come_and_go_all_the_same() {
+    let server = Backend::named("a");
+    let builder = (0..50)
+        .fold(Pen::builder().options(["-r", "-x", "200"]), |builder, _| builder.server(&server));
+    let pen = builder.control().start();
+    let open: Vec<_> = (0..50).map(|number| pen.hold(client(number)).unwrap().0).collect();
+    let mut waiting: Vec<_> = (0..48)
+        .map(|number| {
+            let operator = pen.control().connect().unwrap();
+            operator.send(format!("drain {number} wait 600\n"));
+            drains(&pen, number);
+            operator
+        })
+        .collect();
+    let why = "drain: not now: 48 operators wait for drains already; server 48 state drain does \
+               not wait";
+    assert_eq!(pen.refuses("drain 48"), why);
+    // Another drain of the same server takes the place of the first.
+    let again = penctl(&pen, "drain 0 wait 600");
+    assert_eq!(waiting[0].line().as_deref(), Some("drain: another drain of server 0 has begun"));
+    let silent: Vec<_> = (0..200).map(|_| pen.control().connect().unwrap()).collect();
+    pen.tells("server 48 state drain", "");
+    drop(silent);
+    assert!(!again.is_finished());
+    drop(open);
+    assert_eq!(again.join().unwrap(), ("drained\n".into(), Some(0)));
+    for operator in waiting.drain(1..) {
+        assert_eq!(operator.line().as_deref(), Some("drained"));
+    }
+    assert!(!pen.said().contains("has not taken the new settings"), "{}", pen.said());
+}
+
+#[test]
 fn the_death_of_a_worker_ends_no_wait() {
     let farm = Backend::farm(["a", "b"]);
     let pen = farm_with(Pen::builder().workers(3), &farm);

@@ -310,13 +310,14 @@ impl Control {
         }
     }
 
-    /// Closes one operator: one that has its answer if there is one, else the oldest that does not
-    /// watch, else the oldest.
+    /// Closes one operator: one that has its answer if there is one, else the oldest that waits for
+    /// none. One that waits may do so for hours (`drain`), and must not go for each newcomer.
     fn make_room(&mut self) {
         let find = |fits: fn(&OperatorConnection) -> bool| {
             self.operators.iter().find(|(_, operator)| fits(operator)).map(|(ticket, _)| *ticket)
         };
         let ticket = find(OperatorConnection::is_answered)
+            .or_else(|| find(|operator| !operator.watches() && !operator.is_asked()))
             .or_else(|| find(|operator| !operator.watches()))
             .or_else(|| find(|_| true));
         if let Some(mut operator) = ticket.and_then(|ticket| self.operators.remove(&ticket)) {

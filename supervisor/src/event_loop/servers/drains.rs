@@ -32,8 +32,7 @@ pub(in crate::event_loop) struct Drain {
     pub(in crate::event_loop) close: AfterDrain,
 }
 
-/// The operators who wait, in the order of their commands. There are no more than the control
-/// process has.
+/// The operators who wait, in the order of their commands: at most [`MOST`].
 #[derive(Debug, Default)]
 pub(in crate::event_loop) struct Drains {
     waiting: Vec<WaitingDrain>,
@@ -82,6 +81,11 @@ impl Drains {
         }
     }
 
+    /// Whether one more may wait, who ends the waits for the same server.
+    fn has_room(&self, server: ServerId) -> bool {
+        self.waiting.iter().filter(|waiting| waiting.drain.server != server).count() < MOST
+    }
+
     fn add(&mut self, waiting: WaitingDrain, now: Instant) {
         self.waiting.push(waiting);
         self.next = Some(now);
@@ -100,17 +104,29 @@ impl Drains {
 }
 
 impl Supervisor {
-    /// Begins `drain`: the server gets no new clients.
+    /// Begins `drain`: the server gets no new clients. One in maintenance stays there, because it
+    /// would get its old clients again.
     pub(in crate::event_loop) fn drain(
         &mut self,
         server: ServerId,
         now: Instant,
     ) -> Progress<ReloadStage> {
-        if self.context.settings.target(Target::Server(server)).is_none() {
+        let Some(present) = self.context.settings.target(Target::Server(server)) else {
             let why = format!("drain: there is no server {server}");
             return Progress::Done(ControlReply::refusal(why));
+        };
+        if !self.drains.has_room(server) {
+            let why = format!(
+                "drain: not now: {MOST} operators wait for drains already; server {server} state \
+                 drain does not wait"
+            );
+            return Progress::Done(ControlReply::refusal(why));
         }
-        let changes = vec![ServerChange::State(ServerMode::Drain)];
+        let mode = match present.mode {
+            ServerMode::Ready | ServerMode::Drain => ServerMode::Drain,
+            ServerMode::Maint => ServerMode::Maint,
+        };
+        let changes = vec![ServerChange::State(mode)];
         let setting = Setting::Server { number: server.0.into(), changes };
         self.look_up(Configuration::of_operator(setting, None), now)
     }
@@ -237,6 +253,10 @@ fn gone(server: ServerId) -> String {
     format!("drain: server {server} is gone, or another one has its number")
 }
 
+/// Most operators who wait. The control process has 64 operators at once, and others must not be
+/// turned away by those who wait for hours.
+const MOST: usize = 48;
+
 /// How often the connections are counted while an operator waits.
 const EVERY: Duration = Duration::from_millis(100);
 
@@ -278,6 +298,18 @@ mod tests {
         assert!(ends(Some(&ready)).ends_with("again (state ready)"));
         assert!(ends(Some(&other)).contains("server 0 is gone"));
         assert!(ends(None).contains("server 0 is gone"));
+    }
+
+    #[test]
+    fn so_many_wait_and_no_more() {
+        let now = Instant::now();
+        let mut drains = Drains::default();
+        for server in 0..48 {
+            assert!(drains.has_room(ServerId(48)), "{server}");
+            drains.add(waiting(60, server, 1), now);
+        }
+        assert!(!drains.has_room(ServerId(48)));
+        assert!(drains.has_room(ServerId(7)), "it ends the wait for the same server");
     }
 
     #[test]

@@ -334,11 +334,28 @@ fn of_too_many_operators_the_oldest_has_to_go() {
 }
 
 #[test]
+fn who_waits_for_an_answer_stays_while_there_are_others() {
+    let process = Process::plain();
+    let mut operator = process.sends("drain 0\n");
+    let (ticket, _) = process.asked();
+    let mut crowd: Vec<TcpStream> = (0..2 * OPERATORS).map(|_| process.operator()).collect();
+    assert_eq!(rest(&mut crowd[0]), "", "the oldest of the others is closed");
+    process.answers(ticket, "drained\n");
+    assert_eq!(rest(&mut operator), "drained\n");
+}
+
+#[test]
 fn who_is_let_go_without_an_answer_is_reset() {
     let process = Process::plain();
     let mut operator = process.sends("pid\n");
     let (ticket, _) = process.asked();
-    let _crowd: Vec<TcpStream> = (0..OPERATORS).map(|_| process.operator()).collect();
+    let _crowd: Vec<TcpStream> = (0..OPERATORS)
+        .map(|_| {
+            let another = process.sends("pid\n");
+            process.asked();
+            another
+        })
+        .collect();
     let error = operator.read(&mut [0]).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
     process.answers(ticket, "to nobody\n");
