@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use pen_config::checks::Check;
 use pen_config::ids::{ServerId, Target};
 use pen_config::settings::{Server, Settings};
-use pen_ipc::checks::{CheckFault, CheckResult, CheckState, Seed, Verdict};
+use pen_ipc::checks::{CheckFault, CheckResult, CheckState, MOST_UNDER_WAY, Seed, Verdict};
 use pen_table::{DownCode, Table};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -187,7 +187,9 @@ impl Checks {
         let seconds = |seconds: u32| Duration::from_secs(u64::from(seconds));
         let (interval, timeout) =
             (seconds(settings.check_interval), seconds(settings.check_timeout));
-        let longest = (3 * interval).max(interval + timeout + SLACK);
+        // If all servers hang, their checks wait for each other.
+        let rounds = u32::try_from(self.rows.len().div_ceil(MOST_UNDER_WAY)).unwrap_or(u32::MAX);
+        let longest = (3 * interval).max(interval + timeout.saturating_mul(rounds) + SLACK);
         let mut outdated = Vec::new();
         for (server, row) in &mut self.rows {
             let is_known = row.verdict.state != CheckState::Unknown;
@@ -422,6 +424,21 @@ mod tests {
             assert_eq!(checks.sweep(&settings, 9, at(second)), vec![]);
         }
         assert_eq!(checks.sweep(&settings, 9, at(1007)), vec![ServerId(0)]);
+    }
+
+    #[test]
+    fn verdicts_of_many_servers_that_hang_outlive_the_round_of_their_checks() {
+        let ports: Vec<u16> = (1..=1000).collect();
+        let (start, mut settings) = (Instant::now(), settings(&ports));
+        settings.check_timeout = 5;
+        let mut checks = known(&settings, start);
+        // 200 at a time for 5 s each: every server has its turn every 25 s.
+        for second in 0..=30 {
+            let at = start + Duration::from_secs(second);
+            assert_eq!(checks.sweep(&settings, 9, at), vec![], "{second}");
+        }
+        let outdated = checks.sweep(&settings, 9, start + Duration::from_secs(31));
+        assert_eq!(outdated.len(), 2);
     }
 
     #[test]

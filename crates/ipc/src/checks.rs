@@ -8,6 +8,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+/// Most checks under way at a time.
+pub const MOST_UNDER_WAY: usize = 200;
+
 /// Most bytes of the text of a fault.
 pub const LONGEST_FAULT: usize = 200;
 

@@ -27,14 +27,14 @@ use pen_config::checks::{Check, CheckKind};
 use pen_config::ids;
 use pen_config::settings::{Server, Settings};
 use pen_ipc::channel::Received;
-use pen_ipc::checks::Seed;
+use pen_ipc::checks::{MOST_UNDER_WAY, Seed};
 use pen_ipc::memory;
 use pen_ipc::message::ToChecker;
 use pen_ipc::start::{Begins, CheckerStart, OWN_DESCRIPTORS};
 
 use crate::checker::link::{Haste, SupervisorLink};
 use crate::checker::probe::{Means, Probe, Progress};
-use crate::checker::schedule::{Ended, MOST_UNDER_WAY, Rhythm, Schedule, Target};
+use crate::checker::schedule::{Ended, Rhythm, Schedule, Target};
 use crate::checker::tls::Tls;
 use crate::checker::verdict::{Change, Limits};
 use crate::clock;

@@ -6,12 +6,9 @@ use std::rc::Rc;
 
 use pen_config::address::Address;
 use pen_config::checks::Check;
-use pen_ipc::checks::{CheckFault, CheckResult, Seed, Verdict};
+use pen_ipc::checks::{CheckFault, CheckResult, MOST_UNDER_WAY, Seed, Verdict};
 
 use super::verdict::{Change, Limits, Outcome, is_in_question, judge};
-
-/// Most checks under way at a time.
-pub const MOST_UNDER_WAY: usize = 200;
 
 /// The first checks of servers are spread over this time, or over the interval if it is shorter.
 const FIRST_ROUND: u64 = 1000;

@@ -347,11 +347,12 @@ impl Supervisor {
         let outdated = self.checking.known.sweep(&self.context.settings, unix(), now);
         let Some(first) = outdated.first().copied() else { return };
         outdated.iter().for_each(|server| self.restate_server(*server));
-        let (number, them) = match outdated.len() {
-            1 => ("1 server has".to_owned(), "it is"),
+        let name = || events::name(Target::Server(first).code(), &self.context.settings);
+        let (which, them) = match outdated.len() {
+            1 => (name().unwrap_or_else(|| "1 server".to_owned()) + " has", "it is"),
             more => (format!("{more} servers have"), "they are"),
         };
-        let line = format!("{number} had no check for too long; {them} used as if unchecked");
+        let line = format!("{which} had no check for too long; {them} used as if unchecked");
         let incident = match outdated.len() {
             1 => self.about_server(EventKind::Other, first),
             more => Incident::of(EventKind::Other).with("servers", more as i64),
