@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use pen_config::checks::Admission;
 use pen_config::ids::{ClientKey, Target};
 use pen_config::settings::Settings;
 use pen_ipc::message::{
@@ -48,7 +49,12 @@ pub(crate) fn line(event: &Event, settings: &Settings) -> Option<String> {
         }
         Event::ConnectionsFull => {
             let most = settings.connections_max;
-            format!("{most} of {most} connections in use, clients wait; raise -x (conn_max)")
+            let so = format!("{most} of {most} connections in use, clients wait; ");
+            match settings.admission {
+                Admission::Open => so + "raise -x (conn_max)",
+                // Those who wait for its end count too, so a higher limit is not the answer.
+                Admission::Paused => so + "pen is paused: give the command resume",
+            }
         }
         Event::Unserved { clients } => {
             let (who, them) = match clients {
@@ -319,6 +325,16 @@ mod tests {
             emergency: Some(server("10.0.0.2:80")),
             ..Settings::default()
         }
+    }
+
+    #[test]
+    fn a_pause_is_named_where_it_is_the_reason() {
+        let mut settings = Settings { connections_max: 9, ..settings() };
+        let full = |settings: &Settings| line(&Event::ConnectionsFull, settings).unwrap();
+        let begins = "9 of 9 connections in use, clients wait; ";
+        assert_eq!(full(&settings), begins.to_owned() + "raise -x (conn_max)");
+        settings.admission = Admission::Paused;
+        assert_eq!(full(&settings), begins.to_owned() + "pen is paused: give the command resume");
     }
 
     #[test]
