@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use pen_config::address::Address;
+use pen_config::address::{Address, Host};
 use pen_config::settings::{Server, Settings};
 use pen_ipc::text::error_text;
 use pen_table::TableDescription;
@@ -90,6 +90,9 @@ pub(crate) struct KeptServers {
 pub(crate) struct KeptServer {
     pub(crate) address: Address,
     pub(crate) alternatives: Vec<Address>,
+    /// The name or the address with its zone, if it was given so.
+    #[serde(default)]
+    pub(crate) given: Option<Host>,
 }
 
 /// The secrets of session tickets.
@@ -101,6 +104,21 @@ pub(crate) struct KeptTickets {
     pub(crate) rotation: u64,
 }
 
+impl KeptServer {
+    /// Whether both are one server. Its name may have had another answer meanwhile.
+    pub(crate) fn is_same(&self, other: &KeptServer) -> bool {
+        let has_same_name = self.given.is_some()
+            && self.given == other.given
+            && self.address.port() == other.address.port();
+        has_same_name || self.address == other.address
+    }
+
+    /// Whether both have the same addresses in the same order.
+    pub(crate) fn has_addresses_of(&self, other: &KeptServer) -> bool {
+        self.address == other.address && self.alternatives == other.alternatives
+    }
+}
+
 impl KeptServers {
     /// The servers in these settings.
     pub(crate) fn of(settings: &Settings) -> KeptServers {
@@ -108,6 +126,7 @@ impl KeptServers {
             server.as_ref().map(|server| KeptServer {
                 address: server.address.clone(),
                 alternatives: server.alternatives.clone(),
+                given: server.given.clone(),
             })
         };
         KeptServers {

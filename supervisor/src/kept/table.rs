@@ -51,10 +51,10 @@ pub(in crate::kept) fn regain(
             old.clear_blacklist(row);
         }
     }
-    if fits(&old, shape) && numbers(before) == numbers(now) {
+    if fits(&old, shape) && have_same_numbers(before, now) {
         for (target, server) in targets(now) {
-            let same = server_of(before, target).map(|server| &server.alternatives);
-            if Some(&server.alternatives) != same {
+            let before = server_of(before, target);
+            if !before.is_some_and(|before| before.has_addresses_of(server)) {
                 old.reset_address(target.row(now.regular.len() as u32));
             }
         }
@@ -104,10 +104,19 @@ fn is_possible(blacklist: ExportedBlacklist, settings: &Settings, present: u64) 
     until <= present.saturating_add(u64::from(most) * 1000)
 }
 
-/// The servers with their addresses, in the order of their numbers.
-fn numbers(servers: &KeptServers) -> Vec<Option<&Address>> {
-    let all = servers.regular.iter().chain([&servers.emergency, &servers.abuse]);
-    all.map(|server| server.as_ref().map(|server| &server.address)).collect()
+/// Whether the same servers have the same numbers.
+fn have_same_numbers(before: &KeptServers, now: &KeptServers) -> bool {
+    let all = |servers: &KeptServers| {
+        let others = [servers.emergency.clone(), servers.abuse.clone()];
+        servers.regular.iter().cloned().chain(others).collect::<Vec<_>>()
+    };
+    let (before, now) = (all(before), all(now));
+    before.len() == now.len()
+        && before.iter().zip(&now).all(|pair| match pair {
+            (None, None) => true,
+            (Some(before), Some(now)) => before.is_same(now),
+            (Some(_), None) | (None, Some(_)) => false,
+        })
 }
 
 fn server_of(servers: &KeptServers, target: Target) -> Option<&KeptServer> {
@@ -125,10 +134,10 @@ fn targets(servers: &KeptServers) -> impl Iterator<Item = (Target, &KeptServer)>
     all.filter_map(|target| Some((target, server_of(servers, target)?)))
 }
 
-/// The server that now has the address of `target` before: under its number, or else under another.
+/// The server that `target` was before: under its number, or else under another.
 fn target_now(target: Target, before: &KeptServers, now: &KeptServers) -> Option<Target> {
-    let address = &server_of(before, target)?.address;
-    let is_it = |other: Target| server_of(now, other).is_some_and(|now| &now.address == address);
+    let before = server_of(before, target)?;
+    let is_it = |other: Target| server_of(now, other).is_some_and(|now| before.is_same(now));
     let is_regular = matches!(target, Target::Server(_));
     is_it(target).then_some(target).or_else(|| {
         targets(now)
@@ -150,10 +159,8 @@ fn servers_now(old: ExportedServers, before: &KeptServers, now: &KeptServers) ->
         let there = servers.get_mut(other.row(size) as usize);
         let known = old.servers.get(target.row(size_before) as usize);
         if let (Some(there), Some(known)) = (there, known) {
-            let alternatives =
-                |server: Option<&KeptServer>| server.map(|server| server.alternatives.clone());
-            let are_same =
-                alternatives(server_of(before, target)) == alternatives(server_of(now, other));
+            let pair = server_of(before, target).zip(server_of(now, other));
+            let are_same = pair.is_some_and(|(before, now)| before.has_addresses_of(now));
             *there = ExportedServer { address: if are_same { known.address } else { 0 }, ..*known };
         }
     }
@@ -254,6 +261,25 @@ mod tests {
         }
         assert!(table.server_totals(0).is_taken_out);
         assert_eq!((table.server_totals(1).sent, table.server_totals(2).is_taken_out), (0, false));
+    }
+
+    #[test]
+    fn a_server_whose_name_has_another_address_is_the_same() {
+        let (memory, description) = used();
+        let named = |settings: &mut Settings, last| {
+            let server = settings.servers[1].as_mut().unwrap();
+            server.address = Address::Inet(([10, 0, 0, last], 2).into());
+            server.given = Some(pen_config::address::Host::Name("www".into()));
+        };
+        let (mut before, mut now) = (settings([1, 2, 3]), settings([1, 2, 3]));
+        named(&mut before, 1);
+        named(&mut now, 9);
+        let before = KeptServers::of(&before);
+        let Regained::Adopted(table) = regain(memory, description, &before, SHAPE, &now).unwrap()
+        else {
+            panic!("it fits")
+        };
+        assert_eq!((table.clients().count(), table.server_totals(1).sent), (9, 10));
     }
 
     #[test]
