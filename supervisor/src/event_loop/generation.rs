@@ -17,6 +17,7 @@ use crate::StartError;
 use crate::asker;
 use crate::event_loop::job::Requester;
 use crate::event_loop::names::NamesOverTime;
+use crate::event_loop::names::moves::FormerMarks;
 use crate::event_loop::phases::start::not_ready;
 use crate::event_loop::servers::checker::Checking;
 use crate::event_loop::servers::rebalance::Rebalancing;
@@ -71,6 +72,8 @@ pub(crate) struct Adopted {
     pub(crate) checks: (CarriedChecks, Option<AdoptedProcess>),
     /// What is known of the names of servers.
     pub(crate) lookups: CarriedLookups,
+    /// The marks of servers before they moved.
+    pub(crate) former_marks: FormerMarks,
     /// The counters of workers that have ended, summed.
     pub(crate) retired: Counters,
     /// What reports tell of the past.
@@ -137,7 +140,8 @@ impl Supervisor {
         service.old_control = old_control;
         service.old_page = old_page;
         service.checking = checking;
-        service.names = NamesOverTime::adopted(adopted.lookups, &service.context.settings);
+        let (lookups, former) = (adopted.lookups, adopted.former_marks);
+        service.names = NamesOverTime::adopted(lookups, former, &service.context.settings);
         service.rebalancing = Rebalancing::adopted(now);
         service.old_tables = adopted.old_tables;
         service.past = Past::adopted(adopted.past, uptime);

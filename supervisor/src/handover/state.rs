@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 #[cfg(doc)]
 use pen_ipc::message::LASTING_VERSION;
 
+use crate::event_loop::names::moves::FormerMarks;
 use crate::files::program::ProgramFile;
 use crate::handover::descriptors::Number;
 use crate::jail::sandbox::CarriedSandbox;
@@ -126,6 +127,9 @@ pub(crate) struct State {
     /// What is known of the names of servers.
     #[serde(default)]
     pub(crate) lookups: CarriedLookups,
+    /// The marks of servers before they moved.
+    #[serde(default)]
+    pub(crate) former_marks: FormerMarks,
     /// The checker.
     #[serde(default)]
     pub(crate) checker: Option<CarriedProcess>,

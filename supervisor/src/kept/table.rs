@@ -8,7 +8,6 @@
 
 use std::os::fd::OwnedFd;
 
-use pen_config::address::Address;
 use pen_config::ids::{ServerId, Target};
 use pen_config::settings::Settings;
 use pen_table::{
@@ -186,6 +185,7 @@ fn fresh() -> ExportedServer {
 
 #[cfg(test)]
 mod tests {
+    use pen_config::address::Address;
     use pen_config::settings::Server;
 
     use super::*;

@@ -6,15 +6,15 @@ use std::collections::BTreeMap;
 
 use pen_ipc::message::{ClosedServer, LastingToWorker};
 
-/// Queued orders. There are never more than connections and servers.
+/// Queued orders. There are never more than connections, and marks of servers.
 #[derive(Debug, Default)]
 pub(in crate::processes) struct Closes {
     /// Number, and time of the order. A later order replaces an earlier one, because the earlier
     /// connection of that number is gone.
     numbers: BTreeMap<u32, u64>,
-    /// The code of each server, and its last order. A later one includes an earlier one, unless the
-    /// number belongs to another server by then. The earlier server has no connections then.
-    servers: BTreeMap<i32, ServerClose>,
+    /// The code of each server with a mark of it, and its last order. A later one includes an
+    /// earlier one.
+    servers: BTreeMap<(i32, u64), ServerClose>,
 }
 
 /// An order to end the connections of a server ([`LastingToWorker::CloseServer`]).
@@ -36,7 +36,7 @@ impl Closes {
     }
 
     pub(in crate::processes) fn server(&mut self, order: ServerClose) {
-        self.servers.insert(order.server, order);
+        self.servers.insert((order.server, order.mark), order);
     }
 
     /// Sends the orders, until the channel is full.

@@ -283,6 +283,7 @@ impl Checked {
             page,
             checks: (state.checks, self.checker),
             lookups: state.lookups,
+            former_marks: state.former_marks,
             retired: state.retired.0,
             past: state.past,
             file_refused: state.runtime.file_refused,

@@ -8,7 +8,7 @@
 
 #![forbid(unsafe_code)]
 
-pub(in crate::event_loop) mod moves;
+pub(crate) mod moves;
 pub(in crate::event_loop) mod records;
 mod round;
 mod schedule;
@@ -28,6 +28,7 @@ use time::OffsetDateTime;
 
 use crate::event_loop::Supervisor;
 use crate::event_loop::job::Progress;
+use crate::event_loop::names::moves::FormerMarks;
 use crate::event_loop::names::round::{Answers, Round};
 use crate::event_loop::names::schedule::{First, Schedule};
 use crate::event_loop::reload::stages::{ReloadStage, Success};
@@ -47,13 +48,20 @@ pub(crate) struct NamesOverTime {
     round: Option<Round>,
     /// The answers of the last round, until the job that puts them in force.
     answers: Option<Answers>,
+    /// The marks of servers before they moved.
+    pub(in crate::event_loop) former: FormerMarks,
 }
 
 impl NamesOverTime {
     /// Goes on with what an earlier program knew.
-    pub(crate) fn adopted(carried: CarriedLookups, settings: &Settings) -> NamesOverTime {
+    pub(crate) fn adopted(
+        carried: CarriedLookups,
+        former: FormerMarks,
+        settings: &Settings,
+    ) -> NamesOverTime {
         let known = Lookups::adopted(carried, settings, unix());
-        NamesOverTime { known, schedule: Schedule::new(First::Soon), ..NamesOverTime::default() }
+        let schedule = Schedule::new(First::Soon);
+        NamesOverTime { known, schedule, former, ..NamesOverTime::default() }
     }
 
     /// The descriptors to poll for reading.

@@ -18,6 +18,10 @@ impl Supervisor {
         let order = ServerClose { server: target.code(), mark, before: clock::precise(), why };
         self.pool.workers_mut().for_each(|worker| worker.order_close_server(order));
         self.old.order_close_server(order);
+        // They know a server that has moved by its address of their time.
+        for mark in self.names.former.of(target) {
+            self.old.order_close_server(ServerClose { mark, ..order });
+        }
         self.send_due();
     }
 }

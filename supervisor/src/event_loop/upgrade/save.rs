@@ -117,6 +117,7 @@ impl Supervisor {
             page: self.page.as_ref().map(|page| save_port(page, to)),
             checks: self.checking.known.carried(),
             lookups: self.names.known.carried(),
+            former_marks: self.names.former.clone(),
             checker: self.checking.process().and_then(Checker::peer).map(|peer| to.process(peer)),
             pid_file: self.pid_file.as_ref().map(|file| CarriedPidFile {
                 path: file.path().into(),
