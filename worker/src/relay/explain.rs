@@ -278,7 +278,9 @@ fn reasons_of_method(
             vec![format!("least load: {}; equals take turns", loaded(id))]
         }
         Method::P2c => {
-            let Some((one, other)) = farm.choices.borrow().compared() else { return Vec::new() };
+            let Some((one, other)) = farm.choices.borrow().compared() else {
+                return vec![format!("drawn now, with no other to compare: {}", loaded(id))];
+            };
             let [one, other] = [one, other].map(loaded);
             vec![format!("drawn now, perhaps others next time: {one}; {other}")]
         }
@@ -441,7 +443,7 @@ const RESERVE: usize = 4096;
 mod tests {
     use pen_config::acl::{Acl, AclVerdict, Net};
     use pen_config::address::Address;
-    use pen_config::settings::{Selection, Server};
+    use pen_config::settings::{Maglev, Selection, Server};
     use pen_table::{Blacklist, DownCode, Standing};
 
     use super::*;
@@ -672,6 +674,31 @@ mod tests {
             "client 192.0.2.7: was on server 1, but clients are not tracked; by prio\nprio: server 0 \
              has the lowest prio, 0\nserver 0 (10.0.0.1:80): would be used\n"
         );
+    }
+
+    #[test]
+    fn draws_and_positions_are_told_with_their_figures() {
+        let mut settings = Settings { servers: vec![server(0, 0)], ..Settings::default() };
+        settings.selection = Selection { p2c: true, ..Selection::default() };
+        assert_eq!(
+            explain(&settings, &[(Blacklist::Clear, 1)], Some(-3)),
+            "client 192.0.2.7: not tracked; by p2c\n\
+             drawn now, with no other to compare: server 0, with 1 connection at weight 1\n\
+             server 0 (10.0.0.1:80): would be used\n"
+        );
+        settings.servers.push(server(0, 0));
+        let drawn = explain(&settings, &[(Blacklist::Clear, 2), FINE], Some(-3));
+        let of =
+            |one: &str, other: &str| format!("drawn now, perhaps others next time: {one}; {other}");
+        let (busy, idle) = (
+            "server 0, with 2 connections at weight 1",
+            "server 1, with 0 connections at weight 1",
+        );
+        assert!(drawn.contains(&of(busy, idle)) || drawn.contains(&of(idle, busy)), "{drawn}");
+        assert!(drawn.ends_with("server 1 (10.0.0.1:80): would be used\n"), "{drawn}");
+        settings.servers.pop();
+        settings.selection = Selection { maglev: Maglev::Bounded(110), ..Selection::default() };
+        assert!(explain(&settings, &[FINE], Some(-3)).contains(" of 65537 belongs to server 0\n"));
     }
 
     #[test]
