@@ -1,4 +1,4 @@
-//! By what each server's share of the connections is measured, for `rebalance`.
+//! By what each server's share of the connections is measured, and how it grows in slow start.
 
 use crate::settings::{Method, Selection};
 
@@ -53,6 +53,24 @@ pub fn shares(selection: Selection) -> Result<Shares, NoShares> {
     }
 }
 
+/// A whole share, in thousandths.
+pub const WHOLE: u32 = 1000;
+
+/// The part of a share with which a server begins (`slow_start`).
+const FIRST: u64 = 100;
+
+/// The part of its share that a server has in slow start, in thousandths: at first a tenth, then
+/// more with the time. `returned` and `now` are in monotonic milliseconds; `returned` 0: it was never out of service. Any
+/// worker can write it, so it can be in the future.
+pub fn slow_share(returned: u64, now: u64, seconds: u32) -> u32 {
+    let (passed, whole) = (now.saturating_sub(returned), u64::from(seconds) * 1000);
+    if returned == 0 || passed >= whole {
+        return WHOLE;
+    }
+    // Below 1000: a day is less than 2^27 milliseconds.
+    (FIRST + (u64::from(WHOLE) - FIRST) * passed / whole) as u32
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,5 +106,20 @@ mod tests {
         ] {
             assert_eq!(shares(selection), expected, "{selection:?}");
         }
+    }
+
+    #[test]
+    fn in_slow_start_a_share_grows_from_a_tenth_to_the_whole() {
+        for (returned, now, share) in [
+            (0, 5, 1000),
+            (100, 100, 100),
+            (100, 5_100, 550),
+            (100, 10_099, 999),
+            (100, 10_100, 1000),
+            (u64::MAX, 100, 100),
+        ] {
+            assert_eq!(slow_share(returned, now, 10), share, "{returned} {now}");
+        }
+        assert_eq!(slow_share(1, 86_400_000, 86_400), 999);
     }
 }

@@ -176,6 +176,11 @@ impl Table {
         self.view().figures(row, server).map_or(0, |figures| figures.connections.load(Relaxed))
     }
 
+    /// When a server came back that was out of service, in monotonic milliseconds; 0: it never was.
+    pub fn returned(&self, server: u32) -> u64 {
+        self.view().server(server).map_or(0, |state| state.returned.load(Relaxed))
+    }
+
     /// What was counted of the connections to a server; all 0 for one that does not exist.
     pub fn server_statistics(&self, server: u32) -> ServerStatistics {
         self.view().server_statistics(server)

@@ -21,7 +21,7 @@ use nix::unistd::Pid;
 use pen_config::checks::Admission;
 use pen_config::ids::{ServerId, Target};
 use pen_config::settings::Server;
-use pen_config::shares::{Shares, shares};
+use pen_config::shares::{Shares, WHOLE, shares, slow_share};
 use pen_ipc::message::Rebalance;
 use pen_ipc::start::Begins;
 use pen_status::event::EventKind;
@@ -195,13 +195,17 @@ impl Supervisor {
                 can_use(blacklist, standing, Knows::Stranger, Patience::Skip, Checks::Obeyed);
             let weight = match shares {
                 Shares::Equal => 1,
-                Shares::ByWeight => definition.weight,
+                Shares::ByWeight => u64::from(definition.weight),
+            };
+            let part = match settings.slow_start {
+                0 => WHOLE,
+                seconds => slow_share(table.returned(row), now, seconds),
             };
             let takes_part =
                 usable == Ok(Usable::InUse) && weight > 0 && definition.address.port() != 0;
             takes_part.then(|| Seat {
                 server,
-                weight,
+                weight: weight * u64::from(part),
                 limit: definition.limit(false),
                 connections: table.server_totals(row).connections,
             })

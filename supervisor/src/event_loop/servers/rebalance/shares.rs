@@ -9,7 +9,7 @@ use pen_config::ids::ServerId;
 pub(super) struct Seat {
     pub(super) server: ServerId,
     /// Its part of the whole, in proportion to the others'; at least 1.
-    pub(super) weight: u32,
+    pub(super) weight: u64,
     /// Most connections of new clients that it takes; none = no limit.
     pub(super) limit: Option<u32>,
     /// Its present connections.
@@ -63,8 +63,8 @@ mod tests {
 
     use super::*;
 
-    fn seats(each: &[(u32, Option<u32>)]) -> Vec<Seat> {
-        let seat = |(number, (weight, limit)): (u16, &(u32, Option<u32>))| Seat {
+    fn seats(each: &[(u64, Option<u32>)]) -> Vec<Seat> {
+        let seat = |(number, (weight, limit)): (u16, &(u64, Option<u32>))| Seat {
             server: ServerId(number),
             weight: *weight,
             limit: *limit,
@@ -73,7 +73,7 @@ mod tests {
         (0..).zip(each).map(seat).collect()
     }
 
-    fn shared(each: &[(u32, Option<u32>)], total: u64) -> Vec<(u32, u32)> {
+    fn shared(each: &[(u64, Option<u32>)], total: u64) -> Vec<(u32, u32)> {
         shares(&seats(each), total).iter().map(|share| (share.below, share.above)).collect()
     }
 
@@ -89,13 +89,13 @@ mod tests {
         assert_eq!(shared(&[free, (1, Some(2)), (1, Some(5))], 15), [(8, 8), (2, 2), (5, 5)]);
         // More than all can have.
         assert_eq!(shared(&[(1, Some(2)), (9, Some(5))], 15), [(2, 2), (5, 5)]);
-        assert_eq!(shared(&[(u32::MAX, None); 2], u64::MAX), [(u32::MAX, u32::MAX); 2]);
+        assert_eq!(shared(&[(u64::MAX / 2, None); 2], u64::MAX), [(u32::MAX, u32::MAX); 2]);
     }
 
     proptest! {
         #[test]
         fn all_is_shared_as_far_as_limits_allow(
-            each in prop::collection::vec((1u32..9, prop::option::of(0u32..50)), 1..12),
+            each in prop::collection::vec((1u64..9, prop::option::of(0u32..50)), 1..12),
             total in 0u64..1000,
         ) {
             let shares = shared(&each, total);

@@ -173,7 +173,7 @@ fn an_order_under_way_is_waited_for_and_a_stop_ends_the_rest() {
 
 /// A farm of any counts, weights and limits.
 fn seats() -> impl Strategy<Value = Vec<Seat>> {
-    let one = (1u32..5, prop::option::weighted(0.2, 0u32..200), 0u32..300);
+    let one = (1u64..5, prop::option::weighted(0.2, 0u32..200), 0u32..300);
     prop::collection::vec(one, 1..8).prop_map(|each| {
         let seat = |(number, (weight, limit, connections))| Seat {
             server: ServerId(number),
@@ -238,7 +238,7 @@ proptest! {
         percent in 1u32..=100,
     ) {
         let balanced = (0..).zip(weights).map(|(number, weight)| Seat {
-            weight,
+            weight: weight.into(),
             ..seat(number, weight * each)
         });
         let mut farm = Farm::new(percent, balanced.collect());
