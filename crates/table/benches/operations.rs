@@ -4,7 +4,7 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use pen_table::{Shape, Table};
+use pen_table::{NetArrival, NetLimits, Rate, Shape, Table};
 
 const SIZES: [u32; 2] = [2048, 2_000_000];
 
@@ -122,5 +122,30 @@ fn numbers(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(operations, clients, servers, samples, numbers);
+fn nets(criterion: &mut Criterion) {
+    let table = table(2048);
+    let worker_table = table.worker_table(0);
+    worker_table.want_nets(1024);
+    let number = worker_table.claim_connection(1024).expect("a free number");
+    let connections = Some(1000);
+    let rate = Some(Rate { attempts: u32::MAX, seconds: 10 });
+    for (name, limits) in [
+        ("count in a net and release, connections", NetLimits { connections, rate: None }),
+        ("count in a net and release, both", NetLimits { connections, rate }),
+    ] {
+        for (what, nets) in [("16 nets", 16), ("50000 nets", 50_000)] {
+            let (mut next, mut now) = (shuffled(nets), 1_000_000);
+            criterion.bench_function(format!("{name}, {what}").as_str(), |bencher| {
+                bencher.iter(|| {
+                    now += 1;
+                    let arrival = worker_table.arrive_in_net(number, key(next()), limits, now);
+                    assert_eq!(arrival, NetArrival::Counted);
+                    worker_table.release_net(number);
+                });
+            });
+        }
+    }
+}
+
+criterion_group!(operations, clients, servers, samples, numbers, nets);
 criterion_main!(operations);

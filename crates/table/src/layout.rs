@@ -8,8 +8,8 @@
 //!                 waiting × 4   │ 32 free                 a bit per row that waits for a number
 //!                 lowest free   │ 56 free                 hint: where to look for a number
 //!                 numbers, rows │ 56 free                 none at or above them was ever used
-//!  Load           open          │ 60 free, and a line     one writer: the row's worker
-//!   per row                       between
+//!  Load           open          │ 60 free                 one writer: the row's worker
+//!   per row       tarpitted     │ 60 free
 //!  ServerState    blacklisted, failed_at, two bases,      read at each selection
 //!   per server    failure, address, standing, returned
 //!                               │ 8 free
@@ -37,22 +37,23 @@
 //! Hot cache lines that different workers write at the same time are 128 bytes apart, because
 //! processors fetch lines in pairs.
 //!
-//! The entries, the figures, the statistics, the owner bytes and the server states are the primary
-//! data. Buckets, chains and the LRU list are derived data. They are rebuilt from the entries if a
-//! worker died while it changed them.
+//! The entries, the figures, the statistics, the owner bytes, the holders and the server states are
+//! the primary data. Buckets, chains, LRU lists and the open connections of nets are derived data.
+//! They are rebuilt from the entries and the holders if a worker died while it changed them.
 
 use std::marker::PhantomData;
 use std::mem::{align_of, size_of};
 
 use crate::parts::{
-    Figures, Globals, Load, LruLinks, ServerState, ShardState, Statistics, StoredEntry,
+    Figures, Globals, Load, LruLinks, NetShard, ServerState, ShardState, Statistics, StoredEntry,
+    StoredNet,
 };
 use crate::shape::{MAX_CLIENTS, MAX_CONNECTIONS, Shape, TableError};
 use crate::sync::{AtomicU32, AtomicU64};
 
 /// The number of this layout. Raise it with every change of layout.rs or parts.rs, and when the
 /// bits of a word get another meaning. A program adopts a table of its own number only.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;
 
 /// Most slots of a shard. Smaller tables have one shard and are exactly LRU. Larger ones are LRU
 /// within each shard, so that many processors do not wait for one lock.
@@ -101,6 +102,20 @@ pub(crate) struct Layout {
     pub buckets: Region<AtomicU32>,
     pub lru: Region<LruLinks>,
     pub entries: Region<StoredEntry>,
+    /// Number of shards of the nets; a power of two.
+    pub net_shards: u32,
+    /// Nets for which there is room, however few connections there may be.
+    pub least_nets: u32,
+    /// Nets for which each of these shards has room.
+    pub nets_per_shard: u32,
+    /// Buckets for which each of these shards has room; a power of two, at least its nets.
+    pub net_buckets_per_shard: u32,
+    /// By connection number: the slot + 1 of the net whose connection it is.
+    pub holders: Region<AtomicU32>,
+    pub net_shard_states: Region<NetShard>,
+    pub net_buckets: Region<AtomicU32>,
+    pub net_links: Region<LruLinks>,
+    pub nets: Region<StoredNet>,
     /// Size of the whole memory, in bytes.
     pub bytes: usize,
 }
@@ -111,8 +126,13 @@ impl Layout {
     /// # Errors
     /// The shape is out of range, or this machine cannot address so much memory.
     pub fn growing(shape: Shape) -> Result<Layout, TableError> {
-        let room =
-            Room { shard_slots: SHARD_SLOTS, clients: MAX_CLIENTS, connections: MAX_CONNECTIONS };
+        let room = Room {
+            shard_slots: SHARD_SLOTS,
+            clients: MAX_CLIENTS,
+            connections: MAX_CONNECTIONS,
+            net_shards: NET_SHARDS,
+            least_nets: LEAST_NETS,
+        };
         Layout::new(shape, room)
     }
 
@@ -125,6 +145,8 @@ impl Layout {
             shard_slots: SHARD_SLOTS,
             clients: shape.clients,
             connections: shape.connections,
+            net_shards: NET_SHARDS,
+            least_nets: LEAST_NETS,
         };
         Layout::new(shape, room)
     }
@@ -136,6 +158,8 @@ impl Layout {
         let slots_per_shard = room.clients.max(shape.clients).div_ceil(shards);
         let buckets_per_shard = slots_per_shard.next_power_of_two();
         let connections = room.connections.max(shape.connections);
+        let nets_per_shard = nets_for(connections, room.least_nets).div_ceil(room.net_shards);
+        let net_buckets_per_shard = nets_per_shard.next_power_of_two();
         let row_stride = shape.servers.next_multiple_of((ALIGNMENT / 32) as u32);
         let mut plan = LayoutPlan { end: Some(0) };
         let mut layout = Layout {
@@ -155,6 +179,15 @@ impl Layout {
             buckets: plan.area(shards, buckets_per_shard),
             lru: plan.area(shards, slots_per_shard),
             entries: plan.area(shards, slots_per_shard),
+            net_shards: room.net_shards,
+            least_nets: room.least_nets,
+            nets_per_shard,
+            net_buckets_per_shard,
+            holders: plan.area(connections, 1),
+            net_shard_states: plan.area(room.net_shards, 1),
+            net_buckets: plan.area(room.net_shards, net_buckets_per_shard),
+            net_links: plan.area(room.net_shards, nets_per_shard),
+            nets: plan.area(room.net_shards, nets_per_shard),
             bytes: 0,
         };
         layout.bytes =
@@ -174,11 +207,32 @@ impl Layout {
         clients.div_ceil(self.shards).min(self.slots_per_shard)
     }
 
+    /// The slots of each shard of nets for this many connections, at least 1.
+    pub fn net_share(&self, connections: u32) -> u32 {
+        nets_for(connections, self.least_nets)
+            .div_ceil(self.net_shards)
+            .clamp(1, self.nets_per_shard)
+    }
+
     /// The most clients to which the table can grow.
     pub fn most_clients(&self) -> u32 {
         self.shards * self.slots_per_shard
     }
 }
+
+/// How many nets there is room for. Twice the connections, so that at most half of the slots have
+/// a connection and cannot be given to another net.
+fn nets_for(connections: u32, least: u32) -> u32 {
+    // At most 2^20 connections.
+    connections.saturating_mul(2).max(least)
+}
+
+/// Nets for which there is room in any table, to remember the attempts of many: 8 MB, as far as
+/// they are used.
+const LEAST_NETS: u32 = 65536;
+
+/// Shards of the nets, each with its own lock.
+const NET_SHARDS: u32 = 64;
 
 /// The room with which a table is planned.
 #[derive(Clone, Copy, Debug)]
@@ -189,6 +243,10 @@ pub(crate) struct Room {
     pub clients: u32,
     /// The most connections to which the table can grow.
     pub connections: u32,
+    /// Shards of the nets; a power of two.
+    pub net_shards: u32,
+    /// Nets for which there is room, however few connections there may be.
+    pub least_nets: u32,
 }
 
 /// Allocates positions one after the other.
@@ -221,7 +279,7 @@ mod tests {
 
     use super::*;
     use crate::hash::HashKey;
-    use crate::parts::{HighWater, ShardLock};
+    use crate::parts::{HighWater, Recount, ShardLock};
 
     fn shape(clients: u32) -> Shape {
         Shape { clients, servers: 18, rows: 2, connections: 256 }
@@ -250,6 +308,15 @@ mod tests {
                 buckets,
                 lru,
                 entries,
+                net_shards,
+                least_nets: _,
+                nets_per_shard,
+                net_buckets_per_shard,
+                holders,
+                net_shard_states,
+                net_buckets,
+                net_links,
+                nets,
                 bytes,
             } = layout;
             figures.extend(
@@ -262,6 +329,13 @@ mod tests {
             figures.extend([owners.offset, owners.count, shard_states.offset, shard_states.count]);
             figures.extend([buckets.offset, buckets.count, lru.offset, lru.count]);
             figures.extend([entries.offset, entries.count, bytes]);
+            figures.extend(
+                [net_shards, nets_per_shard, net_buckets_per_shard].map(|number| number as usize),
+            );
+            figures.extend([holders.offset, holders.count]);
+            figures.extend([net_shard_states.offset, net_shard_states.count]);
+            figures.extend([net_buckets.offset, net_buckets.count]);
+            figures.extend([net_links.offset, net_links.count, nets.offset, nets.count]);
         }
         macro_rules! fields {
             ($($part:ident { $($field:ident),* })*) => {
@@ -272,7 +346,7 @@ mod tests {
         fields! {
             Globals { cursor, current, waiting, lowest_free, high_water }
             HighWater { numbers, rows }
-            Load { open }
+            Load { open, tarpitted }
             ServerState {
                 blacklisted, failed_at, sent_before, received_before, last_failure, address, limits
             }
@@ -282,18 +356,19 @@ mod tests {
             ShardLock { lock, slots, wanted }
             LruLinks { newer, older }
             StoredEntry { key, owner, last_use, connects, sent, received, chain }
+            NetShard { state, recount }
+            Recount { wanted, done }
+            StoredNet { key, open, last_use, slice, chain, seconds, told, attempts }
         }
         let digest = figures.iter().fold(0, |digest, figure| {
             HashKey([digest, figures.len() as u64]).of_words([*figure as u64, 0]).hash
         });
-        assert_eq!((LAYOUT, format!("{digest:016x}").as_str()), (2, "7ef4e7974928f117"));
+        assert_eq!((LAYOUT, format!("{digest:016x}").as_str()), (3, "dc2ef4c1d2324778"));
     }
 
-    /// The words are in what other programs of layout 2 leave 0 and never read. So they adopt a table
-    /// with them, and the other way round, and the digest above is as it was before. In the line of
-    /// the blacklist word, because a selection reads both.
+    /// In the line of the blacklist word, because a selection reads them together.
     #[test]
-    fn the_standing_of_a_server_is_where_the_layout_had_free_space() {
+    fn the_words_of_a_choice_are_beside_the_blacklist_word() {
         assert_eq!((offset_of!(ServerState, standing), size_of::<ServerState>()), (44, 128));
         assert_eq!(offset_of!(ServerState, returned), 48);
         assert!(
@@ -319,6 +394,11 @@ mod tests {
                 (layout.buckets.offset, layout.buckets.count * 4),
                 (layout.lru.offset, layout.lru.count * 8),
                 (layout.entries.offset, layout.entries.count * 64),
+                (layout.holders.offset, layout.holders.count * 4),
+                (layout.net_shard_states.offset, layout.net_shard_states.count * 256),
+                (layout.net_buckets.offset, layout.net_buckets.count * 4),
+                (layout.net_links.offset, layout.net_links.count * 8),
+                (layout.nets.offset, layout.nets.count * 128),
                 (layout.bytes, 0),
             ];
             for pair in parts.windows(2) {

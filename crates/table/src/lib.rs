@@ -10,8 +10,10 @@
 //! | File | Content |
 //! |---|---|
 //! | `table` | the operations of the supervisor; rows with a worker; what the next program gets |
-//! | `worker_table` | the operations of workers |
-//! | `clients` | a shard of clients, one client's entry, and the rebuild of a shard |
+//! | `worker_table`, `worker_nets` | the operations of workers |
+//! | `clients` | a shard of clients, and one client's entry |
+//! | `nets` | a shard of nets of clients, one net's connections, and its rate |
+//! | `chained` | chains and order of the entries of a shard, and their rebuild |
 //! | `servers` | blacklist, standing, counts, limits, statistics |
 //! | `numbers` | connection numbers, which are the slots under `-x` |
 //! | `view` | the parts as slices |
@@ -26,11 +28,12 @@
 //! live at a time, the old and the new one during an upgrade. So the table knows rows, and the
 //! supervisor gives one to each worker process.
 //!
-//! A file uses only files below it in this list; `clients`, `servers` and `numbers` do not use each
-//! other.
+//! A file uses only files below it in this list, `nets` also `numbers`; `clients`, `servers` and
+//! `numbers` do not use each other.
 
 #![deny(unsafe_code)]
 
+mod chained;
 #[cfg(test)]
 mod checks;
 mod clients;
@@ -39,6 +42,7 @@ mod layout;
 mod lock;
 #[cfg(not(loom))]
 mod map;
+mod nets;
 mod numbers;
 mod parts;
 mod servers;
@@ -48,6 +52,7 @@ mod steps;
 mod sync;
 mod table;
 mod view;
+mod worker_nets;
 mod worker_table;
 
 pub use crate::clients::entry::ClientEntry;
@@ -72,4 +77,5 @@ pub use crate::table::foreign::{
     CountsDescription, ForeignTable, StatisticsDescription, WordsDescription,
 };
 pub use crate::table::{Table, TableKind};
+pub use crate::worker_nets::{Exceeded, NetArrival, NetLimits, NetUse, Rate, Telling};
 pub use crate::worker_table::{Locked, WorkerTable};

@@ -42,11 +42,12 @@ pub struct LockStuck;
 #[derive(Debug, Default)]
 pub(crate) struct StuckLocks(Vec<(LockId, Instant)>);
 
-/// The lock of a shard or of a server.
+/// The lock of a shard of clients, of a server, or of a shard of nets.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum LockId {
     Shard(u32),
     Limit(u32),
+    Nets(u32),
 }
 
 impl TableLock {

@@ -187,8 +187,9 @@ pub(crate) fn anyone_waits(view: View<'_>) -> bool {
         || (view.layout.shape.rows > 64 && others.iter().any(|word| word.load(Relaxed) != 0))
 }
 
-/// Frees all numbers of rows that are lost, which then wait for none either.
-pub(crate) fn reclaim(view: View<'_>, is_lost: impl Fn(u32) -> bool) {
+/// Frees all numbers of rows that are lost, which then wait for none either. Calls `freeing` before
+/// each.
+pub(crate) fn reclaim(view: View<'_>, is_lost: impl Fn(u32) -> bool, freeing: impl Fn(u32)) {
     for (index, word) in (0u32..).zip(waiting_words(view)) {
         let rest = (0..64).filter(|bit| !is_lost(index * 64 + bit));
         word.fetch_and(rest.fold(0, |bits, bit| bits | 1 << bit), Relaxed);
@@ -198,6 +199,7 @@ pub(crate) fn reclaim(view: View<'_>, is_lost: impl Fn(u32) -> bool) {
         for slot in 0..8 {
             let owner = ((seen >> (slot * 8) & 0xff) as u32).checked_sub(1);
             if let Some(row) = owner.filter(|row| is_lost(*row)) {
+                freeing(index * 8 + slot);
                 Numbers { view, row }.release(index * 8 + slot);
             }
         }

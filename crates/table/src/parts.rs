@@ -52,6 +52,8 @@ pub(crate) const WAITING_WORDS: usize = MAX_ROWS.div_ceil(64) as usize;
 pub(crate) struct Load {
     /// Open connections + 1; 0 = the worker takes no clients, or is dead.
     pub open: AtomicU32,
+    /// Connections that it keeps open and silent, because their clients are beyond a limit.
+    pub tarpitted: CacheLine<AtomicU32>,
 }
 
 /// The state of a server that all workers share.
@@ -163,6 +165,50 @@ pub(crate) struct StoredEntry {
     pub chain: AtomicU32,
 }
 
+/// Parts of the time of a rate of which each is counted by itself, and the part that begins.
+pub(crate) const SLICES: usize = 17;
+
+/// A net of clients, for the limits per client: two cache lines, which processors fetch together.
+#[repr(C, align(128))]
+#[derive(Debug, Default)]
+pub(crate) struct StoredNet {
+    /// The net's key, as two native-endian words.
+    pub key: [AtomicU64; 2],
+    /// Generation, state and open connections: see `nets/entry.rs`.
+    pub open: AtomicU64,
+    /// Monotonic milliseconds.
+    pub last_use: AtomicU64,
+    /// The number of the slice of time that is counted now: see `nets/rate.rs`.
+    pub slice: AtomicU64,
+    /// The next slot + 1 of the same bucket; derived data, as in [`StoredEntry`].
+    pub chain: AtomicU32,
+    /// The seconds of which its slices are sixteenths; 0 = nothing is counted.
+    pub seconds: AtomicU32,
+    /// When it was last reported, monotonic seconds + 1; 0 = never.
+    pub told: AtomicU32,
+    /// Attempts by slice.
+    pub attempts: [AtomicU32; SLICES],
+}
+
+/// A part of the nets with its own lock.
+#[repr(C, align(128))]
+#[derive(Debug, Default)]
+pub(crate) struct NetShard {
+    pub state: ShardState,
+    /// Read at the end of each connection.
+    pub recount: CacheLine<Recount>,
+}
+
+/// Whether the counts of a shard's nets must be made anew: see `nets/mod.rs`.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub(crate) struct Recount {
+    /// Raised for each recount that is wanted.
+    pub wanted: AtomicU32,
+    /// What `wanted` was at the last recount.
+    pub done: AtomicU32,
+}
+
 // The atomics of a model checker have other sizes.
 #[cfg(not(loom))]
 const _: () = {
@@ -175,4 +221,6 @@ const _: () = {
     assert!(size_of::<ShardState>() == 128);
     assert!(size_of::<LruLinks>() == 8);
     assert!(size_of::<StoredEntry>() == 64);
+    assert!(size_of::<StoredNet>() == 128);
+    assert!(size_of::<NetShard>() == 256);
 };

@@ -7,7 +7,8 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use crate::hash::HashKey;
 use crate::layout::Layout;
 use crate::parts::{
-    Figures, Globals, Load, LruLinks, ServerState, ShardLock, ShardState, Statistics, StoredEntry,
+    Figures, Globals, Load, LruLinks, NetShard, ServerState, ShardLock, ShardState, Statistics,
+    StoredEntry, StoredNet,
 };
 use crate::shape::TableError;
 use crate::sync::{AtomicU32, AtomicU64, Ordering::*};
@@ -27,19 +28,31 @@ pub(crate) struct View<'t> {
     buckets: &'t [AtomicU32],
     lru: &'t [LruLinks],
     pub entries: &'t [StoredEntry],
+    pub holders: &'t [AtomicU32],
+    pub net_shards: &'t [NetShard],
+    net_buckets: &'t [AtomicU32],
+    net_links: &'t [LruLinks],
+    pub nets: &'t [StoredNet],
 }
 
 /// The parts of one shard. Slots in it count from 0.
-#[derive(Clone, Copy)]
-pub(crate) struct Shard<'t> {
+pub(crate) struct Shard<'t, E> {
     pub hash_key: HashKey,
     pub state: &'t ShardState,
     pub buckets: &'t [AtomicU32],
     pub lru: &'t [LruLinks],
-    pub entries: &'t [StoredEntry],
+    pub entries: &'t [E],
     /// The number of its first slot in the whole table.
     pub first: u32,
 }
+
+impl<E> Clone for Shard<'_, E> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<E> Copy for Shard<'_, E> {}
 
 impl<'t> View<'t> {
     /// How many rows were ever used. The number comes from the memory, so it is limited.
@@ -101,7 +114,7 @@ impl<'t> View<'t> {
     }
 
     /// The shards as they are now, in order of their slots.
-    pub fn shards(self) -> impl Iterator<Item = Shard<'t>> {
+    pub fn shards(self) -> impl Iterator<Item = Shard<'t, StoredEntry>> {
         (0..self.layout.shards)
             .map(move |shard| self.shard(shard, self.state(shard).lock.0.slots.load(Relaxed)))
     }
@@ -110,7 +123,8 @@ impl<'t> View<'t> {
     pub fn reclaim_locks(self, is_lost: impl Fn(u32) -> bool) {
         let shards = self.shards().map(|shard| &shard.state.lock.0.lock);
         let servers = self.servers.iter().map(|server| &server.limits.0);
-        shards.chain(servers).for_each(|lock| lock.reclaim(&is_lost));
+        let nets = self.net_shards.iter().map(|shard| &shard.state.lock.0.lock);
+        shards.chain(servers).chain(nets).for_each(|lock| lock.reclaim(&is_lost));
     }
 
     /// The state of a shard; its number must be below the number of shards.
@@ -121,7 +135,7 @@ impl<'t> View<'t> {
     /// A shard with this many slots. The number comes from the memory, so it is limited to the
     /// valid range. `number` must be below the number of shards.
     #[inline(always)] // Runs at each arrival; as a call it takes a tenth of one.
-    pub fn shard(self, shard: u32, slots: u32) -> Shard<'t> {
+    pub fn shard(self, shard: u32, slots: u32) -> Shard<'t, StoredEntry> {
         let first = self.layout.first_slot(shard);
         let slots = slots.clamp(1, self.layout.slots_per_shard);
         let used = first as usize..(first + slots) as usize;
@@ -132,6 +146,29 @@ impl<'t> View<'t> {
             buckets: &self.buckets[buckets..][..slots.next_power_of_two() as usize],
             lru: &self.lru[used.clone()],
             entries: &self.entries[used],
+            first,
+        }
+    }
+
+    /// The number of the shard of nets that a hash chooses.
+    pub fn net_shard_of(self, hash: u64) -> u32 {
+        // The number of shards is a power of two.
+        (hash >> 32) as u32 & (self.layout.net_shards - 1)
+    }
+
+    /// A shard of nets with this many slots. The number comes from the memory, so it is limited to
+    /// the valid range. `shard` must be below the number of shards.
+    pub fn net_shard(self, shard: u32, slots: u32) -> Shard<'t, StoredNet> {
+        let first = shard * self.layout.nets_per_shard;
+        let slots = slots.clamp(1, self.layout.nets_per_shard);
+        let used = first as usize..(first + slots) as usize;
+        let buckets = shard as usize * self.layout.net_buckets_per_shard as usize;
+        Shard {
+            hash_key: self.hash_key,
+            state: &self.net_shards[shard as usize].state,
+            buckets: &self.net_buckets[buckets..][..slots.next_power_of_two() as usize],
+            lru: &self.net_links[used.clone()],
+            entries: &self.nets[used],
             first,
         }
     }
@@ -198,6 +235,11 @@ impl Memory {
             buckets: self.mapping.slice(&layout.buckets),
             lru: self.mapping.slice(&layout.lru),
             entries: self.mapping.slice(&layout.entries),
+            holders: self.mapping.slice(&layout.holders),
+            net_shards: self.mapping.slice(&layout.net_shard_states),
+            net_buckets: self.mapping.slice(&layout.net_buckets),
+            net_links: self.mapping.slice(&layout.net_links),
+            nets: self.mapping.slice(&layout.nets),
         }
     }
 }
@@ -215,6 +257,11 @@ pub(crate) struct Memory {
     buckets: Vec<AtomicU32>,
     lru: Vec<LruLinks>,
     entries: Vec<StoredEntry>,
+    holders: Vec<AtomicU32>,
+    net_shards: Vec<NetShard>,
+    net_buckets: Vec<AtomicU32>,
+    net_links: Vec<LruLinks>,
+    nets: Vec<StoredNet>,
 }
 
 #[cfg(loom)]
@@ -233,6 +280,11 @@ impl Memory {
             buckets: zeroes(layout.buckets.count),
             lru: zeroes(layout.lru.count),
             entries: zeroes(layout.entries.count),
+            holders: zeroes(layout.holders.count),
+            net_shards: zeroes(layout.net_shard_states.count),
+            net_buckets: zeroes(layout.net_buckets.count),
+            net_links: zeroes(layout.net_links.count),
+            nets: zeroes(layout.nets.count),
         })
     }
 
@@ -251,6 +303,11 @@ impl Memory {
             buckets: &self.buckets,
             lru: &self.lru,
             entries: &self.entries,
+            holders: &self.holders,
+            net_shards: &self.net_shards,
+            net_buckets: &self.net_buckets,
+            net_links: &self.net_links,
+            nets: &self.nets,
         }
     }
 }

@@ -8,6 +8,7 @@ use crate::clients::{Arrival, ClientRef, Occupant};
 use crate::hash::HashedKey;
 use crate::lock::{LockId, LockStuck, LockTaken, StuckLocks};
 use crate::numbers::{self, Numbers};
+use crate::parts::StoredEntry;
 use crate::servers::blacklist::{Blacklist, Failure};
 use crate::servers::standing::ServerView;
 use crate::servers::statistics::{FailureClass, Timed};
@@ -17,12 +18,14 @@ use crate::view::{Shard, View};
 /// The view of the table for one worker, which is the only writer of its row. One process has at
 /// most one `WorkerTable` of a row.
 pub struct WorkerTable<'t> {
-    view: View<'t>,
-    row: u32,
+    pub(crate) view: View<'t>,
+    pub(crate) row: u32,
     /// Whether the row's bit in `waiting` is set.
     waits: Cell<bool>,
-    stuck: RefCell<StuckLocks>,
+    pub(crate) stuck: RefCell<StuckLocks>,
     rebuilt: Cell<Option<u32>>,
+    /// Slots of every shard of nets, as far as this worker knows.
+    pub(crate) net_slots: Cell<u32>,
     /// Slots of every shard, as far as this worker knows. The value is checked under each lock; the
     /// copy here avoids a wait for the shared one.
     slots: Cell<u32>,
@@ -31,7 +34,7 @@ pub struct WorkerTable<'t> {
 /// One client's shard, locked. Dropping it unlocks the shard.
 pub struct Locked<'s> {
     worker_table: &'s WorkerTable<'s>,
-    shard: Shard<'s>,
+    shard: Shard<'s, StoredEntry>,
     key: HashedKey,
 }
 
@@ -44,6 +47,7 @@ impl<'t> WorkerTable<'t> {
             waits: Cell::new(false),
             stuck: RefCell::default(),
             rebuilt: Cell::new(None),
+            net_slots: Cell::new(0),
             slots,
         }
     }

@@ -11,6 +11,8 @@ mod foreign;
 #[cfg(loom)]
 mod models;
 #[cfg(not(loom))]
+mod nets;
+#[cfg(not(loom))]
 mod rows;
 #[cfg(not(loom))]
 mod sequences;
@@ -32,7 +34,7 @@ fn table(clients: u32, shard_slots: u32) -> Table {
 /// The same table with room for this many clients.
 fn growing_table(clients: u32, shard_slots: u32, room: u32) -> Table {
     let shape = Shape { clients, servers: 3, rows: 3, connections: 20 };
-    let room = Room { shard_slots, clients: room, connections: 20 };
+    let room = Room { shard_slots, clients: room, connections: 20, net_shards: 1, least_nets: 0 };
     let table = Table::with_layout(Layout::new(shape, room).unwrap(), TableKind::Fixed).unwrap();
     (0..shape.rows).for_each(|row| table.use_row(row));
     table

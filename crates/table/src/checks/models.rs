@@ -11,7 +11,7 @@ use loom::thread;
 
 use super::{key, table};
 use crate::clients::entry::NO_SERVER;
-use crate::{ClientRef, Table};
+use crate::{ClientRef, NetArrival, NetLimits, Table};
 
 /// Runs each closure as a worker in its own thread, and waits for all.
 fn workers(table: &Arc<Table>, workers: Vec<Box<dyn FnOnce(&Table) + Send>>) {
@@ -459,5 +459,118 @@ fn all_connections_of_a_client_record_servers_at_once() {
         };
         workers(&table, vec![record(0), record(1)]);
         assert!([0, 1].contains(&table.clients().next().unwrap().server));
+    });
+}
+
+const ONE: NetLimits = NetLimits { connections: Some(1), rate: None };
+
+/// What a connection of client 1 is told in a worker that can or cannot take the lock.
+fn arrive_in_net(table: &Table, worker: u32, is_locked: bool) -> NetArrival {
+    let worker_table = table.worker_table(worker);
+    match is_locked {
+        true => worker_table.arrive_in_net(worker, key(1), ONE, 0),
+        false => {
+            let hashed = table.view().hash_key.of(key(1));
+            worker_table.arrive_unlocked(worker, hashed, ONE, 0)
+        }
+    }
+}
+
+/// A table with the entry of client 1's net, with as many connections, which worker 2 has.
+fn one_net(connections: u32) -> Arc<Table> {
+    let table = Arc::new(table(1, 65536));
+    {
+        let worker_table = table.worker_table(2);
+        worker_table.want_nets(1);
+        (0..3).for_each(|_| drop(worker_table.claim_connection(20)));
+        let arrival = arrive_in_net(&table, 2, true);
+        assert_eq!(arrival, NetArrival::Counted);
+        if connections == 0 {
+            worker_table.release_net(2);
+        }
+    }
+    table
+}
+
+fn counted_after_all(table: &Table) -> u32 {
+    // A recount that is wanted is made by the next owner of the lock.
+    let worker_table = table.worker_table(2);
+    let _ = worker_table.arrive_in_net(9, key(1), NetLimits { connections: None, ..ONE }, 0);
+    worker_table.net_use(key(1), 1, 0).open
+}
+
+#[test]
+fn of_two_connections_of_a_net_one_gets_in_with_and_without_the_lock() {
+    for locked in [[true, true], [true, false], [false, false]] {
+        bounded(3, move || {
+            let table = one_net(0);
+            let inside = Arc::new(Mutex::new(0));
+            let one = |worker: u32, inside: Arc<Mutex<u32>>| -> Box<dyn FnOnce(&Table) + Send> {
+                Box::new(move |table| {
+                    if arrive_in_net(table, worker, locked[worker as usize]) == NetArrival::Counted
+                    {
+                        *inside.lock().unwrap() += 1;
+                    }
+                })
+            };
+            workers(&table, vec![one(0, inside.clone()), one(1, inside.clone())]);
+            assert_eq!(*inside.lock().unwrap(), 1);
+            assert_eq!(counted_after_all(&table), 1);
+        });
+    }
+}
+
+#[test]
+fn a_connection_that_ends_during_a_recount_is_counted_no_more() {
+    bounded(3, || {
+        let table = one_net(1);
+        let end = Box::new(|table: &Table| table.worker_table(2).release_net(2));
+        let recount = Box::new(|table: &Table| {
+            table.view().want_recounts();
+            let worker_table = table.worker_table(0);
+            let _ =
+                worker_table.arrive_in_net(0, key(1), NetLimits { connections: None, ..ONE }, 0);
+        });
+        workers(&table, vec![end, recount]);
+        assert_eq!(counted_after_all(&table), 0);
+    });
+}
+
+#[test]
+fn a_connection_that_comes_without_the_lock_during_a_recount_is_counted() {
+    bounded(3, || {
+        let table = one_net(0);
+        let come = Box::new(|table: &Table| {
+            assert_eq!(arrive_in_net(table, 1, false), NetArrival::Counted);
+        });
+        let recount = Box::new(|table: &Table| {
+            table.view().want_recounts();
+            let worker_table = table.worker_table(0);
+            let _ =
+                worker_table.arrive_in_net(0, key(1), NetLimits { connections: None, ..ONE }, 0);
+        });
+        workers(&table, vec![come, recount]);
+        assert_eq!(counted_after_all(&table), 1);
+    });
+}
+
+#[test]
+fn a_net_that_is_replaced_takes_no_connection_of_the_former() {
+    bounded(3, || {
+        let table = one_net(0);
+        let come = Box::new(|table: &Table| {
+            let _ = arrive_in_net(table, 1, false);
+        });
+        let replace = Box::new(|table: &Table| {
+            let worker_table = table.worker_table(0);
+            // There are two slots.
+            for n in [2, 3] {
+                let none = NetLimits { connections: None, ..ONE };
+                let _ = worker_table.arrive_in_net(0, key(n), none, 0);
+            }
+        });
+        workers(&table, vec![come, replace]);
+        let counts = [2, 3].map(|n| table.worker_table(2).net_use(key(n), 1, 0).open);
+        assert_eq!(counts, [0, 0]);
     });
 }

@@ -6,7 +6,7 @@ use super::foreign::{held, opened};
 use super::verify::verify;
 use super::{growing_table, key};
 use crate::sync::Ordering::*;
-use crate::{ClientRef, FailureClass, Shape, Table, Timed, WorkerTable};
+use crate::{ClientRef, FailureClass, NetLimits, Rate, Shape, Table, Timed, WorkerTable};
 
 /// How the memory is overwritten.
 #[derive(Clone, Debug)]
@@ -102,6 +102,18 @@ fn everything(table: &Table, worker_table: &WorkerTable<'_>, now: u64) {
     for number in numbers.into_iter().chain([u32::MAX]) {
         let _ = worker_table.release_connection(number);
     }
+    worker_table.want_nets(20);
+    let limits = NetLimits {
+        connections: Some(2),
+        rate: Some(Rate { attempts: 3, seconds: 1 + now as u32 % 7 }),
+    };
+    for n in 0..20 {
+        let _ = worker_table.arrive_in_net(n, key(n % 6), limits, now);
+        let _ = worker_table.net_use(key(n), 1, now);
+        let _ = worker_table.count_in_net(n, key(n % 7), now);
+    }
+    (0..22).for_each(|number| worker_table.release_net(number));
+    let _ = (worker_table.reserve_tarpit(2), worker_table.tarpitted());
     let _ = worker_table.advance_cursor(worker_table.cursor(), 1);
     worker_table.set_current(table.current() ^ 1);
     assert!(table.connections_open() <= 24);
@@ -150,6 +162,11 @@ proptest! {
             shard.state.lock.0.lock.orphan();
         }
         let worker_table = table.worker_table(2);
+        table.view().net_shards[0].state.lock.0.lock.orphan();
+        worker_table.want_nets(20);
+        let limits = NetLimits { connections: Some(2), rate: None };
+        // Later than any time that was written.
+        let _ = worker_table.arrive_in_net(0, key(0), limits, u64::MAX);
         (0..20).for_each(|n| drop(worker_table.lock(key(n)).unwrap()));
         if table.layout.shards == 1 {
             verify(table.view());

@@ -2,18 +2,23 @@
 
 use std::collections::HashSet;
 
+use crate::chained::Entry;
 use crate::sync::Ordering::*;
 use crate::view::{Shard, View};
 
 /// Panics unless every shard is consistent.
 pub(crate) fn verify(view: View<'_>) {
     view.shards().for_each(verify_shard);
+    for number in 0..view.layout.net_shards {
+        let slots = view.net_shards[number as usize].state.lock.0.slots.load(Relaxed);
+        verify_shard(view.net_shard(number, slots));
+    }
 }
 
-fn verify_shard(shard: Shard<'_>) {
+fn verify_shard<E: Entry>(shard: Shard<'_, E>) {
     let used = shard.used();
     let whole: HashSet<u32> =
-        (0..used).filter(|slot| shard.entries[*slot as usize].owner().is_whole()).collect();
+        (0..used).filter(|slot| shard.entries[*slot as usize].is_whole()).collect();
     let keys: HashSet<[u64; 2]> =
         whole.iter().map(|slot| shard.entries[*slot as usize].key()).collect();
     assert_eq!(keys.len(), whole.len(), "two entries of one client");
@@ -43,11 +48,7 @@ fn verify_shard(shard: Shard<'_>) {
     assert_eq!(forth.len() as u32, used);
     let seconds: Vec<Option<u64>> = forth
         .iter()
-        .map(|slot| {
-            whole
-                .contains(slot)
-                .then(|| shard.entries[*slot as usize].last_use.load(Relaxed) / 1000)
-        })
+        .map(|slot| whole.contains(slot).then(|| shard.entries[*slot as usize].last_use() / 1000))
         .collect();
     assert!(
         seconds.is_sorted_by(|newer, older| newer >= older),
@@ -55,7 +56,7 @@ fn verify_shard(shard: Shard<'_>) {
     );
 }
 
-fn list(shard: Shard<'_>, mut link: u32, next: impl Fn(usize) -> u32) -> Vec<u32> {
+fn list<E>(shard: Shard<'_, E>, mut link: u32, next: impl Fn(usize) -> u32) -> Vec<u32> {
     let mut slots = Vec::new();
     while link != 0 {
         assert!(slots.len() < shard.entries.len(), "an endless list");

@@ -16,9 +16,10 @@
 //! bytes are credited to the new owner. This happens once, if a worker is interrupted between two
 //! instructions, and it is cheaper than a lock per relayed buffer.
 
+use crate::chained::Entry;
 use crate::hash::key_bytes;
 use crate::parts::StoredEntry;
-use crate::sync::{Ordering::*, fence};
+use crate::sync::{AtomicU32, Ordering::*, fence};
 
 /// One client's entry.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -79,14 +80,33 @@ impl Owner {
 /// The state of an entry that holds a client.
 const WHOLE: u64 = 1;
 
-impl StoredEntry {
-    pub fn owner(&self) -> Owner {
-        Owner(self.owner.load(Acquire))
+impl Entry for StoredEntry {
+    fn is_whole(&self) -> bool {
+        self.owner().is_whole()
     }
 
     /// The key at this moment. Only the holder of the shard's lock gets both halves of one key.
-    pub fn key(&self) -> [u64; 2] {
+    fn key(&self) -> [u64; 2] {
         [self.key[0].load(Relaxed), self.key[1].load(Relaxed)]
+    }
+
+    fn last_use(&self) -> u64 {
+        self.last_use.load(Relaxed)
+    }
+
+    fn chain(&self) -> &AtomicU32 {
+        &self.chain
+    }
+
+    /// Requires the lock.
+    fn clear(&self) {
+        self.make_empty(self.owner().generation());
+    }
+}
+
+impl StoredEntry {
+    pub fn owner(&self) -> Owner {
+        Owner(self.owner.load(Acquire))
     }
 
     /// Whether a connection's client still has this entry.
@@ -108,11 +128,6 @@ impl StoredEntry {
         self.received.store(0, Relaxed);
         self.owner.store(Owner::whole(generation).0, Release);
         generation
-    }
-
-    /// Makes the slot empty. Requires the lock.
-    pub fn clear(&self) {
-        self.make_empty(self.owner().generation());
     }
 
     fn make_empty(&self, generation: u32) {

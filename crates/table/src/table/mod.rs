@@ -49,7 +49,7 @@ pub enum TableKind {
 
 impl Table {
     /// Makes a table. Its memory is allocated page by page as it is used. The table reserves
-    /// address space for its maximum size (1.2 GB); if that is not available, the table cannot
+    /// address space for its maximum size (1.5 GB); if that is not available, the table cannot
     /// grow.
     ///
     /// # Errors
@@ -93,7 +93,13 @@ impl Table {
     /// As for [`Table::create`].
     #[cfg(all(feature = "spoil", not(any(test, loom))))]
     pub fn cramped(shape: Shape, shard_slots: u32, clients: u32) -> Result<Table, TableError> {
-        let room = crate::layout::Room { shard_slots, clients, connections: shape.connections };
+        let room = crate::layout::Room {
+            shard_slots,
+            clients,
+            connections: shape.connections,
+            net_shards: 1,
+            least_nets: 0,
+        };
         let table = Table::with_layout(Layout::new(shape, room)?, TableKind::Fixed)?;
         Ok(Table { hash_key: HashKey([0, 0]), ..table })
     }
@@ -144,7 +150,14 @@ impl Table {
         for row in (0..view.rows_used()).filter(|row| is_lost(*row)) {
             self.clear_row(row);
         }
-        numbers::reclaim(view, is_lost);
+        numbers::reclaim(view, is_lost, |number| {
+            if let Some(holder) = view.holder(number)
+                && holder.load(Relaxed) != 0
+            {
+                holder.store(0, Relaxed);
+            }
+        });
+        view.want_recounts();
         // This is needed even if nothing was freed here: the dead worker may have freed a number
         // and died before it woke a waiter.
         numbers::anyone_waits(view)
@@ -155,6 +168,7 @@ impl Table {
         self.view().reclaim_counts(row);
         if let Some(load) = self.view().loads.get(row as usize) {
             load.open.store(0, Relaxed);
+            load.tarpitted.0.store(0, Relaxed);
         }
     }
 

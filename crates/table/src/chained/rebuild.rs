@@ -5,19 +5,18 @@
 //!
 //! Every whole entry is kept, in the order of last use. Other slots stay in the list as the oldest,
 //! to be reused next. Only a hostile worker can make entries that contradict each other; then the
-//! most recently used entry of a client is kept.
+//! most recently used entry of a key is kept.
 //!
 //! Measured: 2048 entries in 0.1 ms, a full shard of 65536 in about 5 ms.
 
 use std::cmp::Reverse;
 
-use crate::clients::{CHAIN_MAX, Corrupt};
-use crate::parts::StoredEntry;
+use crate::chained::{CHAIN_MAX, Corrupt, Entry};
 use crate::sync::Ordering::*;
 use crate::view::Shard;
 
-impl Shard<'_> {
-    /// Rebuilds the chains and the LRU list. Returns the number of clients kept.
+impl<E: Entry> Shard<'_, E> {
+    /// Rebuilds the chains and the LRU list. Returns the number of entries kept.
     pub fn rebuild(self) -> u32 {
         self.rebuild_grown(self.buckets.len())
     }
@@ -31,8 +30,8 @@ impl Shard<'_> {
         let used = &self.entries[..self.used() as usize];
         let (mut whole, mut empty) = (Vec::new(), Vec::new());
         for (slot, entry) in (0u32..).zip(used) {
-            match entry.owner().is_whole() {
-                true => whole.push((entry.last_use.load(Relaxed), slot)),
+            match entry.is_whole() {
+                true => whole.push((entry.last_use(), slot)),
                 false => empty.push(slot),
             }
         }
@@ -50,9 +49,9 @@ impl Shard<'_> {
         whole.len() as u32
     }
 
-    /// Puts a whole entry in its chain, unless its client is there already or the chain is longer
+    /// Puts a whole entry in its chain, unless its key is there already or the chain is longer
     /// than the hash can make it.
-    fn chain_anew(self, slot: u32, entry: &StoredEntry) -> Result<(), Corrupt> {
+    fn chain_anew(self, slot: u32, entry: &E) -> Result<(), Corrupt> {
         let key = self.hash_key.of_words(entry.key());
         let mut length = 0;
         for link in self.chain(self.bucket(key.hash)?) {

@@ -1,0 +1,158 @@
+//! The nets of clients, for the limits per client: how many connections of each are open, and how
+//! many it attempted within a time ([`rate`]).
+//!
+//! A net is a client's address without its last bits; the caller gives it a key. Nets are found as
+//! clients are ([`crate::chained`]), in shards of their own. When all slots are in use, a new net
+//! gets the one that was used least recently, unless connections of its net are open. There are
+//! twice as many slots as connections, so that there is always one.
+//!
+//! **Open connections.** The holders are the truth: for each connection number the net whose
+//! connection has it, written by the worker that has the number. The count in a net's entry is
+//! derived from them, and is what a limit asks. It rises under the shard's lock, and falls without
+//! it. A worker that dies leaves its holders, which the supervisor removes; then it asks every
+//! shard for a *recount*, which the next owner of the shard's lock makes.
+//!
+//! A recount and a change without the lock can meet. A worker that makes such a change compares
+//! `wanted` after it with `done` before it. If they differ, a recount was wanted or under way, and
+//! may have missed the change. Then the worker wants another one. Both sides have a SeqCst fence,
+//! between the change and the comparison, and between the beginning of the recount and its reading.
+//! So either the recount sees the change, or the worker sees the recount.
+//!
+//! **A lock that is stuck.** The net is looked for without the lock, and its count still keeps to
+//! the limit. Only a net without an entry is let in unchecked: it has no connection that is known.
+
+pub(crate) mod entry;
+mod rate;
+
+use crate::chained::{Corrupt, Entry};
+use crate::hash::HashedKey;
+use crate::numbers;
+use crate::parts::{NetShard, Recount, StoredNet};
+use crate::sync::{AtomicU32, Ordering::*, fence};
+use crate::view::{Shard, View};
+
+/// Most nets with open connections that are passed over to find one without.
+const PASSED_OVER: u32 = 1024;
+
+impl<'t> Shard<'t, StoredNet> {
+    /// The slot of a net, which is entered if it is new. None: all slots that were looked at have
+    /// connections.
+    pub fn enter(self, key: HashedKey, now: u64) -> Result<Option<u32>, Corrupt> {
+        if let Some(slot) = self.find(key)? {
+            let entry = self.entry(slot)?;
+            if entry.last_use() / 1000 != now / 1000 {
+                self.lru_touch(slot)?;
+                entry.last_use.store(now, Relaxed);
+            }
+            return Ok(Some(slot));
+        }
+        let Some(slot) = self.vacate(now)? else { return Ok(None) };
+        self.entry(slot)?.give_to(key.words, now);
+        self.link(key.hash, slot)?;
+        Ok(Some(slot))
+    }
+
+    /// An empty slot for a new net, in no chain and not in the list.
+    fn vacate(self, now: u64) -> Result<Option<u32>, Corrupt> {
+        if let Some(slot) = self.fresh_slot() {
+            return Ok(Some(slot));
+        }
+        for _ in 0..self.used().min(PASSED_OVER) {
+            let slot = self.oldest()?;
+            let entry = self.entry(slot)?;
+            if entry.is_whole() && entry.open().count() > 0 {
+                entry.last_use.store(now, Relaxed);
+                self.lru_touch(slot)?;
+                continue;
+            }
+            self.unlink(slot)?;
+            // A worker that could not get the lock may have counted a connection meanwhile.
+            return match !entry.is_whole() || entry.vacate() {
+                true => Ok(Some(slot)),
+                false => Err(Corrupt),
+            };
+        }
+        Ok(None)
+    }
+}
+
+impl<'t> View<'t> {
+    /// The entry of a holder; none if the number is out of range or has no net.
+    pub fn held_net(self, holder: u32) -> Option<(&'t StoredNet, &'t Recount)> {
+        let slot = holder.checked_sub(1)?;
+        let shard = self.net_shards.get((slot / self.layout.nets_per_shard) as usize)?;
+        Some((self.nets.get(slot as usize)?, &shard.recount.0))
+    }
+
+    /// The holder of a connection number.
+    pub fn holder(self, number: u32) -> Option<&'t AtomicU32> {
+        self.holders.get(number as usize)
+    }
+
+    /// Takes a connection from its net. Without the lock.
+    pub fn release_net(self, number: u32) {
+        let Some(holder) = self.holder(number) else { return };
+        let Some((entry, recount)) = self.held_net(holder.load(Relaxed)) else { return };
+        recount.beside(|| {
+            holder.store(0, Relaxed);
+            entry.lower();
+        });
+    }
+
+    /// Makes the counts of a shard's nets what the holders say. For the owner of its lock.
+    pub fn recount_nets(self, number: u32, shard: Shard<'_, StoredNet>) {
+        let recount = &self.net_shards[number as usize].recount.0;
+        let wanted = recount.want();
+        fence(SeqCst);
+        let used = shard.used();
+        let mut counts = vec![0u32; used as usize];
+        let numbers = self.globals.high_water.0.numbers.load(Relaxed);
+        for (number, holder) in (0u32..numbers).zip(self.holders) {
+            let slot = holder.load(Relaxed).checked_sub(1);
+            let slot = slot.and_then(|slot| slot.checked_sub(shard.first));
+            // A number that nobody has can have a holder only by a hostile worker.
+            if let Some(count) = slot.and_then(|slot| counts.get_mut(slot as usize))
+                && numbers::owner(self, number).is_some()
+            {
+                *count += 1;
+            }
+        }
+        for (entry, count) in shard.entries.iter().zip(counts) {
+            if entry.is_whole() {
+                entry.set_count(count);
+            }
+        }
+        recount.done.store(wanted, Release);
+    }
+
+    /// Makes every shard of nets count again: a worker is dead, and its holders are removed.
+    pub fn want_recounts(self) {
+        // No shard that was never used: that would allocate memory.
+        let used = self.net_shards.iter().filter(|shard| shard.state.used.load(Relaxed) != 0);
+        used.for_each(|NetShard { recount, .. }| {
+            recount.0.want();
+        });
+    }
+}
+
+impl Recount {
+    /// Whether the counts must be made anew. For the owner of the shard's lock.
+    pub fn is_due(&self) -> bool {
+        self.wanted.load(Acquire) != self.done.load(Relaxed)
+    }
+
+    /// Changes a holder and a count without the lock.
+    pub fn beside(&self, change: impl FnOnce()) {
+        let done = self.done.load(Acquire);
+        change();
+        fence(SeqCst);
+        if self.wanted.load(Relaxed) != done {
+            self.want();
+        }
+    }
+
+    /// Wants a recount, and returns what `wanted` is now.
+    fn want(&self) -> u32 {
+        self.wanted.fetch_add(1, AcqRel).wrapping_add(1)
+    }
+}

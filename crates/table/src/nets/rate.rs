@@ -1,0 +1,137 @@
+//! How many connections a net attempted within a time.
+//!
+//! The time is divided into sixteen slices. An entry counts the attempts of each: of the slice that
+//! runs, and of the sixteen before it. Their sum has every attempt of the whole time, and those of
+//! at most one slice before it. So a client never gets more than the rate within the time; and an
+//! attempt is forgotten after the time and at most a sixteenth of it.
+//!
+//! Counting runs under the shard's lock. Without the lock, an attempt is only added to the slice
+//! that runs.
+
+use crate::parts::{SLICES, StoredNet};
+use crate::sync::Ordering::*;
+
+/// Slices that the time has.
+const PARTS: u64 = SLICES as u64 - 1;
+
+/// Milliseconds by which the clocks of workers may differ, because each reads it once for many
+/// clients. A slice that begins later is one that a hostile worker wrote.
+const SKEW: u64 = 60_000;
+
+/// The number of the slice that runs at a time in milliseconds.
+fn slice_at(now: u64, seconds: u32) -> u64 {
+    (u128::from(now) * u128::from(PARTS) / (u128::from(seconds.max(1)) * 1000)) as u64
+}
+
+/// The place of a slice.
+fn place(slice: u64) -> usize {
+    (slice % SLICES as u64) as usize
+}
+
+impl StoredNet {
+    /// Counts an attempt, and returns how many there were within `seconds`, with this one. Requires
+    /// the lock.
+    pub fn attempt(&self, now: u64, seconds: u32) -> u32 {
+        let running = self.advance(now, seconds);
+        self.add(running);
+        self.sum(running)
+    }
+
+    /// Counts an attempt without the lock, if the slice that runs has begun in the entry. Returns
+    /// how many there were.
+    pub fn attempt_unlocked(&self, now: u64, seconds: u32) -> u32 {
+        let running = self.slice.load(Relaxed);
+        if running == slice_at(now, seconds) && self.seconds.load(Relaxed) == seconds {
+            self.add(running);
+        }
+        self.attempts(now, seconds)
+    }
+
+    /// How many attempts there were within `seconds`; changes nothing.
+    pub fn attempts(&self, now: u64, seconds: u32) -> u32 {
+        if self.seconds.load(Relaxed) != seconds {
+            return 0;
+        }
+        let (last, running) = (self.slice.load(Relaxed), slice_at(now, seconds));
+        let from = running.saturating_sub(PARTS).max(last.saturating_sub(PARTS));
+        if from > last {
+            return 0;
+        }
+        (from..=last)
+            .fold(0, |sum, slice| sum.saturating_add(self.attempts[place(slice)].load(Relaxed)))
+    }
+
+    /// Forgets all attempts.
+    pub fn forget_attempts(&self) {
+        if self.seconds.load(Relaxed) != 0 {
+            self.seconds.store(0, Relaxed);
+            self.attempts.iter().for_each(|attempts| attempts.store(0, Relaxed));
+        }
+    }
+
+    /// Begins the slice that runs, and returns it. Slices that are over for long are emptied first:
+    /// if the worker dies in between, nothing is lost that still counts.
+    fn advance(&self, now: u64, seconds: u32) -> u64 {
+        let running = slice_at(now, seconds);
+        if self.seconds.load(Relaxed) != seconds {
+            self.divide_anew(now, seconds);
+        }
+        let last = self.slice.load(Relaxed);
+        if last > running {
+            if last <= slice_at(now.saturating_add(SKEW), seconds) {
+                return last;
+            }
+            // Everything is emptied.
+            self.empty(0, PARTS);
+        } else if last < running {
+            self.empty(last.saturating_add(1).max(running.saturating_sub(PARTS)), running);
+        }
+        if last != running {
+            self.slice.store(running, Relaxed);
+        }
+        running
+    }
+
+    fn empty(&self, from: u64, to: u64) {
+        (from..=to).for_each(|slice| self.attempts[place(slice)].store(0, Relaxed));
+    }
+
+    /// Divides the attempts of a time of another length. One counts from the end of its slice, so
+    /// none is forgotten too early.
+    fn divide_anew(&self, now: u64, seconds: u32) {
+        let (before, last) = (self.seconds.load(Relaxed), self.slice.load(Relaxed));
+        let running = slice_at(now, seconds);
+        let mut attempts = [0u32; SLICES];
+        if before != 0 {
+            let old = last.saturating_sub(PARTS)..=last;
+            for slice in old {
+                let end = (u128::from(slice) + 1) * u128::from(before) * 1000 / u128::from(PARTS);
+                let end = u64::try_from(end).unwrap_or(u64::MAX).min(now);
+                let slice_now = slice_at(end, seconds);
+                if slice_now + PARTS >= running {
+                    let sum = &mut attempts[place(slice_now)];
+                    *sum = sum.saturating_add(self.attempts[place(slice)].load(Relaxed));
+                }
+            }
+        }
+        self.slice.store(running, Relaxed);
+        for (stored, attempts) in self.attempts.iter().zip(attempts) {
+            stored.store(attempts, Relaxed);
+        }
+        self.seconds.store(seconds, Relaxed);
+    }
+
+    fn add(&self, slice: u64) {
+        let attempts = &self.attempts[place(slice)];
+        // Far above every limit.
+        if attempts.load(Relaxed) < u32::MAX / 2 {
+            attempts.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// All attempts that the entry has, with `running` as the slice that runs.
+    fn sum(&self, running: u64) -> u32 {
+        let slices = running.saturating_sub(PARTS)..=running;
+        slices.fold(0, |sum, slice| sum.saturating_add(self.attempts[place(slice)].load(Relaxed)))
+    }
+}
