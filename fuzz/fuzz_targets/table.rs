@@ -6,7 +6,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use libfuzzer_sys::fuzz_target;
-use pen_table::{Shape, Table, Timed};
+use pen_table::{NetLimits, Rate, Shape, Table, Timed};
 
 const CLIENTS: u32 = 9;
 const ROOM: u32 = 24;
@@ -70,6 +70,16 @@ fn operate(table: &Table, operation: u8, now: u64) {
             assert!(table.clients().all(|client| client.slot < ROOM));
         }
         13 => drop((table.reclaim(number), table.use_row(number))),
+        14 if number % 2 == 0 => {
+            worker_table.want_nets(number);
+            let rate = Some(Rate { attempts: 3, seconds: 1 + number });
+            let limits = NetLimits { connections: Some(2), rate };
+            let _ = worker_table.arrive_in_net(number, [operation / 64; 16], limits, now);
+            let _ = worker_table.count_in_net(number + 1, [operation / 32; 16], now);
+            let _ = worker_table.net_use([operation / 64; 16], 1, now);
+            worker_table.release_net(number);
+            let _ = (worker_table.reserve_tarpit(number), worker_table.tarpitted());
+        }
         14 => drop((worker_table.await_connection(), table.connections_open())),
         _ => drop((table.current(), table.connection_owner(number))),
     }

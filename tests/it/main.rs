@@ -8,6 +8,7 @@ mod control;
 mod documents;
 mod harness;
 mod http;
+mod limits;
 mod metrics;
 mod names;
 mod page;

@@ -17,6 +17,7 @@ pub mod ids;
 pub mod maglev;
 pub mod names;
 pub mod paths;
+pub mod per_client;
 pub mod places;
 pub mod print;
 pub mod proxy;

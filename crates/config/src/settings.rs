@@ -11,6 +11,7 @@ use crate::address::{Address, Host};
 use crate::checks::{Admission, Check, OnDown, ServerCheck, ServerMode, ServersFrom};
 use crate::followed::{Record, SlotKeys};
 use crate::ids::{ServerId, Target};
+use crate::per_client::PerClient;
 use crate::proxy::{ProxyOut, Senders};
 use crate::server_tls::{ServerTls, ServerTransport, TlsName};
 use crate::tls::Tls;
@@ -182,6 +183,9 @@ pub struct Settings {
     /// How many servers the records of each name are that servers follow, by its last answer.
     #[serde(default)]
     pub answered: BTreeMap<String, u32>,
+    /// The limits per client.
+    #[serde(default)]
+    pub per_client: PerClient,
 }
 
 /// The values of settings that the state of an earlier release does not have. They do what that
@@ -512,6 +516,7 @@ impl Default for Settings {
             servers_from: Vec::new(),
             vacant: BTreeMap::new(),
             answered: BTreeMap::new(),
+            per_client: PerClient::default(),
         }
     }
 }
@@ -632,7 +637,7 @@ mod tests {
     use crate::checks::{CheckKind, CheckText, HttpQuestion, Records, RedisRole, StatusRange};
 
     /// The fields that release 0.1.0 does not have.
-    const LATER: [&str; 16] = [
+    const LATER: [&str; 17] = [
         "check",
         "check_interval",
         "check_timeout",
@@ -649,6 +654,7 @@ mod tests {
         "server_tls",
         "vacant",
         "answered",
+        "per_client",
     ];
 
     fn server() -> Server {

@@ -24,6 +24,7 @@ use crate::configuration::file;
 use crate::followed::SlotKeys;
 use crate::grammar::{COUNT, ServerSpec};
 use crate::ids::MAX_SERVERS;
+use crate::per_client::{ClientNet, ClientRate, PerClient};
 use crate::proxy::{MAX_SENDERS, ProxyOut, Senders};
 use crate::server_tls::{ServerTls, ServerTransport, TlsName};
 use crate::settings::{
@@ -55,7 +56,7 @@ pub fn sourced(text: &str) -> Vec<SourcedCommand> {
 }
 
 /// Every number.
-pub const NUMBERS: [Number; 25] = [
+pub const NUMBERS: [Number; 27] = [
     Number::AcceptBatch,
     Number::Backlog,
     Number::Blacklist,
@@ -75,16 +76,19 @@ pub const NUMBERS: [Number; 25] = [
     Number::MaxServers,
     Number::PageAcl,
     Number::PendingMax,
+    Number::PerClientMax,
     Number::Rebalance,
     Number::Resolve,
     Number::SlowStart,
+    Number::Tarpit,
     Number::Timeout,
     Number::Tracking,
     Number::Workers,
 ];
 
 /// Every switch.
-pub const SWITCHES: [Switch; 17] = [
+pub const SWITCHES: [Switch; 18] = [
+    Switch::AbuseOver,
     Switch::Ascii,
     Switch::Dummy,
     Switch::FailOpen,
@@ -320,6 +324,18 @@ fn on_down() -> impl Strategy<Value = OnDown> {
     select(&[OnDown::Keep, OnDown::Close][..])
 }
 
+fn client_rate() -> impl Strategy<Value = ClientRate> {
+    (1..=1_048_576u32, 1..=86_400u32)
+        .prop_map(|(connections, seconds)| ClientRate { connections, seconds })
+}
+
+fn client_net() -> impl Strategy<Value = ClientNet> {
+    prop_oneof![
+        Just(ClientNet::default()),
+        (1..=32u8, 1..=128u8).prop_map(|(v4, v6)| ClientNet { v4, v6 })
+    ]
+}
+
 fn servers_from() -> impl Strategy<Value = ServersFrom> {
     let slots =
         (0..MAX_SERVERS as u16).prop_flat_map(|first| (Just(first), first..MAX_SERVERS as u16));
@@ -395,6 +411,9 @@ pub fn setting() -> impl Strategy<Value = Setting> {
         of(check()).prop_map(Setting::Check),
         on_down().prop_map(Setting::OnDown),
         maglev().prop_map(Setting::Maglev),
+        of(client_rate()).prop_map(Setting::PerClientRate),
+        client_net().prop_map(Setting::PerClientNet),
+        of(list()).prop_map(Setting::UnlimitedAcl),
         servers_from().prop_map(Setting::ServersFrom),
         dns_name().prop_map(Setting::NoServersFrom),
         of(spec()).prop_map(Setting::Emergency),
@@ -656,6 +675,7 @@ pub fn settings() -> impl Strategy<Value = Settings> {
         (buffers(), buffers()),
         log_format(),
         (of(check()), on_down(), any::<bool>(), (names_followed(), slot_keys())),
+        (of(client_rate()), client_net(), any::<bool>(), of(list())),
     )
         // On the heap: a test with more beside it would have no stack left.
         .boxed();
@@ -679,7 +699,16 @@ pub fn settings() -> impl Strategy<Value = Settings> {
                 rest @ ..,
             ] = numbers;
             let [idlers, _max_servers, page_acl, pending_max, rest @ ..] = rest;
-            let [rebalance, resolve, slow_start, timeout, tracking, _workers] = rest;
+            let [
+                per_client_max,
+                rebalance,
+                resolve,
+                slow_start,
+                tarpit,
+                timeout,
+                tracking,
+                _workers,
+            ] = rest;
             let (
                 fastclose,
                 source,
@@ -692,6 +721,7 @@ pub fn settings() -> impl Strategy<Value = Settings> {
                 (client, server),
                 connection_log_format,
                 (check, on_down, fail_open, (servers_from, keys)),
+                (rate, net, abuse_over, unlimited),
             ) = others;
             let (servers, servers_from) = with_names(servers, servers_from);
             let vacant = vacant(&servers_from, keys);
@@ -746,6 +776,14 @@ pub fn settings() -> impl Strategy<Value = Settings> {
                 servers_from,
                 vacant,
                 answered: BTreeMap::new(),
+                per_client: PerClient {
+                    max: per_client_max,
+                    rate,
+                    net,
+                    tarpit,
+                    abuse_over,
+                    unlimited,
+                },
             }
         },
     )

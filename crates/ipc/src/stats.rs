@@ -62,6 +62,16 @@ pub struct Counters {
     /// Failed TLS handshakes, by reason. Workers before these counters have them in
     /// `failed_handshakes` only.
     pub handshake_failures: HandshakeFailures,
+    /// Connections beyond `per_client_max`.
+    pub beyond_max: u64,
+    /// Connections beyond `per_client_rate`.
+    pub beyond_rate: u64,
+    /// Connections beyond a limit per client that began to be kept open and silent (`tarpit`).
+    pub tarpitted: u64,
+    /// Those of them that are not any longer.
+    pub tarpit_ended: u64,
+    /// Connections that could not be checked against the limits per client, and were let in.
+    pub limits_unchecked: u64,
 }
 
 impl Counters {
@@ -73,6 +83,11 @@ impl Counters {
     /// Clients that are held.
     pub fn held_now(&self) -> u64 {
         self.held.saturating_sub(self.held_ended)
+    }
+
+    /// Connections that are kept open and silent.
+    pub fn tarpitted_now(&self) -> u64 {
+        self.tarpitted.saturating_sub(self.tarpit_ended)
     }
 
     /// Adds the counters of another worker. The sums saturate, because a worker may report any
@@ -105,6 +120,11 @@ impl Counters {
             held_ended,
             handshakes_by_kind,
             handshake_failures,
+            beyond_max,
+            beyond_rate,
+            tarpitted,
+            tarpit_ended,
+            limits_unchecked,
         } = other;
         self.accepted = self.accepted.saturating_add(*accepted);
         self.closed = self.closed.saturating_add(*closed);
@@ -132,6 +152,11 @@ impl Counters {
         self.held_ended = self.held_ended.saturating_add(*held_ended);
         self.handshakes_by_kind.add(handshakes_by_kind);
         self.handshake_failures.add(handshake_failures);
+        self.beyond_max = self.beyond_max.saturating_add(*beyond_max);
+        self.beyond_rate = self.beyond_rate.saturating_add(*beyond_rate);
+        self.tarpitted = self.tarpitted.saturating_add(*tarpitted);
+        self.tarpit_ended = self.tarpit_ended.saturating_add(*tarpit_ended);
+        self.limits_unchecked = self.limits_unchecked.saturating_add(*limits_unchecked);
     }
 }
 

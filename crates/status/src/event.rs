@@ -105,6 +105,8 @@ kinds! {
     LogLost = "log_lost";
     /// Something a client did that the log tells: a failed handshake, a refused request.
     ClientRefused = "client_refused";
+    /// A client reached a limit per client.
+    ClientLimit = "client_limit";
     /// Anything else that the log tells, and a kind that only another release knows.
     #[serde(other)]
     Other = "other";

@@ -355,6 +355,7 @@ fn counts() -> Counts {
     Counts {
         accepted: 4_310_224,
         refused: vec![reason("acl", 12), reason("limit", 0)],
+        limited: vec![reason("per_client_max", 812), reason("per_client_rate", 90)],
         requests_refused: vec![reason("malformed", 4)],
         log_lines: 4_310_007,
         client_evictions: 19_022,

@@ -36,6 +36,9 @@ pub struct Status {
     pub connections_max: u32,
     /// Clients that are held: no server can be used for them (`hold`), or an operator paused.
     pub held: u64,
+    /// Connections beyond a limit per client that are kept open and silent (`tarpit`).
+    #[serde(default)]
+    pub tarpitted: u64,
     /// Whether new clients wait for the end of a pause (`pause`).
     pub paused: bool,
     /// Whether every client gets a fixed answer, and no server is used (`dummy`).
@@ -79,6 +82,12 @@ pub struct Counts {
     pub unserved: u64,
     /// Clients refused, by reason.
     pub refused: Vec<ReasonCount>,
+    /// Connections beyond a limit per client, by limit.
+    #[serde(default)]
+    pub limited: Vec<ReasonCount>,
+    /// Connections that could not be checked against the limits per client.
+    #[serde(default)]
+    pub limits_unchecked: u64,
     /// Requests refused (-H), by reason.
     pub requests_refused: Vec<ReasonCount>,
     /// Pauses of accepting.

@@ -12,7 +12,7 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{Signal, kill, raise};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, getpid, getppid};
-use pen_table::{LockStuck, Shape, Table, WorkerTable};
+use pen_table::{LockStuck, NetArrival, NetLimits, Shape, Table, WorkerTable};
 
 const WORKERS: u32 = 4;
 /// A worker number that no forked worker has: for the test itself.
@@ -119,6 +119,24 @@ fn nothing_is_left(table: &Table, minute: u64) {
         assert!(!worker_table.reserve(server, Some(5)));
         (0..5).for_each(|_| worker_table.release(server));
     }
+    worker_table.want_nets(32);
+    for n in 0..NETS {
+        // The first arrival has the count made anew.
+        let arrivals: Vec<NetArrival> = (0..5)
+            .map(|_| {
+                let number = worker_table.claim_connection(32).unwrap();
+                worker_table.arrive_in_net(number, client(n), MOST_OF_A_NET, now)
+            })
+            .collect();
+        let counted = arrivals.iter().filter(|arrival| **arrival == NetArrival::Counted).count();
+        assert_eq!(counted, 4, "net {n}: {arrivals:?}");
+        assert_eq!(worker_table.net_use(client(n), 1, now).open, 4);
+        for number in 0..5 {
+            worker_table.release_net(number);
+            let _ = worker_table.release_connection(number);
+        }
+        assert_eq!(worker_table.net_use(client(n), 1, now).open, 0);
+    }
     drop(worker_table.lock(client(0)).unwrap());
     let _ = worker_table.take_rebuilt();
     let listed: Vec<_> = table.clients().collect();
@@ -179,10 +197,36 @@ fn work(table: &Table, worker: u32, seed: u64) {
     let worker_table = table.worker_table(worker);
     let mut random = Random(seed | 1);
     let (mut numbers, mut reserved) = (Vec::with_capacity(32), Vec::with_capacity(32));
+    let mut counted = Vec::with_capacity(32);
+    worker_table.want_nets(32);
     let mut now = 0;
     loop {
         now += u64::from(random.below(700));
-        match random.below(8) {
+        match random.below(11) {
+            8 => {
+                let net = client(random.below(NETS));
+                if let Some(number) = worker_table.claim_connection(32) {
+                    match worker_table.arrive_in_net(number, net, MOST_OF_A_NET, now) {
+                        NetArrival::Counted => counted.push(number),
+                        _ => drop(worker_table.release_connection(number)),
+                    }
+                }
+            }
+            9 => {
+                if let Some(number) = counted.pop() {
+                    worker_table.release_net(number);
+                    let _ = worker_table.release_connection(number);
+                }
+            }
+            10 => {
+                let number = counted.last().copied();
+                let net = client(random.below(NETS));
+                let counted = number.map(|number| worker_table.count_in_net(number, net, now));
+                assert!(counted.is_none_or(|counted| matches!(
+                    counted,
+                    NetArrival::Counted | NetArrival::Unchecked
+                )));
+            }
             0 => numbers.extend(worker_table.claim_connection(32)),
             1 => drop(numbers.pop().map(|number| worker_table.release_connection(number))),
             2 => reserve(&worker_table, &mut reserved, random.below(3)),
@@ -201,6 +245,11 @@ fn work(table: &Table, worker: u32, seed: u64) {
         }
     }
 }
+
+/// Few nets, so that workers meet.
+const NETS: u32 = 5;
+
+const MOST_OF_A_NET: NetLimits = NetLimits { connections: Some(4), rate: None };
 
 /// Two servers have limits; one has none.
 fn reserve(worker_table: &WorkerTable<'_>, reserved: &mut Vec<u32>, server: u32) {

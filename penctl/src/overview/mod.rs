@@ -44,6 +44,8 @@ pub struct Overview {
     pub connections_max: Option<u64>,
     /// Clients that wait: no server can be used for them (`hold`), or an operator paused.
     pub held: u64,
+    /// Connections beyond a limit per client that are kept open and silent.
+    pub tarpitted: u64,
     /// Whether new clients wait for the end of a pause.
     pub paused: bool,
     /// Whether all servers are down, and checks are disregarded (`fail_open`).
@@ -127,6 +129,7 @@ impl Overview {
             connections: value["connections"].as_u64(),
             connections_max: value["connections_max"].as_u64(),
             held: figure(&value["held"]),
+            tarpitted: figure(&value["tarpitted"]),
             paused: value["paused"].as_bool().unwrap_or(false),
             disregards_checks: value["disregards_checks"].as_bool().unwrap_or(false),
             clients: value["clients"].as_u64(),

@@ -110,6 +110,9 @@ fn summary(overview: &Overview, total: u64, room: Width) -> String {
     if overview.held > 0 {
         parts.push(format!("{} held", overview.held));
     }
+    if overview.tarpitted > 0 {
+        parts.push(format!("{} in the tarpit", overview.tarpitted));
+    }
     // The emergency and the abuse server carry connections too.
     let sum = |figure: fn(&Server) -> u64| {
         overview.servers.iter().map(figure).fold(0, u64::saturating_add)
@@ -308,9 +311,9 @@ MB     999 B  5 min ago: connection refused
     #[test]
     fn clients_that_wait_are_in_the_last_lines() {
         let mut waiting = overview();
-        waiting["held"] = 3.into();
+        (waiting["held"], waiting["tarpitted"]) = (3.into(), 2.into());
         let table = rendered(waiting.clone(), Paint::Plain);
-        assert!(table.contains("61 of 256 connections; 3 held; "), "{table}");
+        assert!(table.contains("61 of 256 connections; 3 held; 2 in the tarpit; "), "{table}");
         waiting["paused"] = true.into();
         waiting["disregards_checks"] = true.into();
         let table = rendered(waiting, Paint::Plain);

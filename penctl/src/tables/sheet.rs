@@ -38,6 +38,8 @@ fn facts(overview: &Overview) -> Vec<(Health, &'static str, String)> {
     fact(health, "connections", of(overview.connections, overview.connections_max));
     let held = (overview.held > 0).then(|| format!("{} clients", overview.held));
     fact(Health::Out, "held", held);
+    let kept = (overview.tarpitted > 0).then(|| format!("{} connections", overview.tarpitted));
+    fact(Health::Out, "tarpit", kept);
     fact(plain, "clients", of(overview.clients, overview.clients_max));
     fact(plain, "accepted", overview.accepted.map(|count| count.to_string()));
     if overview.unserved > 0 {

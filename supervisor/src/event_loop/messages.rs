@@ -123,6 +123,8 @@ impl Supervisor {
             | Event::BadSender { .. }
             | Event::Crowded { .. }
             | Event::RequestRefused { .. }
+            | Event::BeyondLimit { .. }
+            | Event::LimitsUnchecked { .. }
             | Event::TableRebuilt { .. } => {}
         }
         match Topic::of(&event) {

@@ -59,9 +59,12 @@ pub(crate) const NAMES: &str = "names";
 /// records are gone, and would never look the names up again.
 pub(crate) const SERVERS_FROM: &str = "servers_from";
 
+/// Limits per client: a program that knows none would let everybody in.
+pub(crate) const LIMITS: &str = "limits_per_client";
+
 /// The features that this release has.
-pub(crate) const FEATURES: [&str; 8] =
-    [CONNECTION_LOG, PAGE, CHECKS, HOLD, SERVER_STATES, PLACEMENT, NAMES, SERVERS_FROM];
+pub(crate) const FEATURES: [&str; 9] =
+    [CONNECTION_LOG, PAGE, CHECKS, HOLD, SERVER_STATES, PLACEMENT, NAMES, SERVERS_FROM, LIMITS];
 
 /// Everything that the next program needs to go on.
 #[derive(Debug, Serialize, Deserialize)]

@@ -135,6 +135,8 @@ impl Base {
             | Setting::Number(_, _)
             | Setting::Maglev(_)
             | Setting::OnDown(_)
+            | Setting::PerClientNet(_)
+            | Setting::PerClientRate(_)
             | Setting::ProxyIn(_)
             | Setting::ProxyOut(_)
             | Setting::ServerTlsName(_)
@@ -146,7 +148,8 @@ impl Base {
             | Setting::SslNoTls12
             | Setting::SslRenegotiation(_)
             | Setting::SslTls12
-            | Setting::Switch(_, _) => Ok(()),
+            | Setting::Switch(_, _)
+            | Setting::UnlimitedAcl(_) => Ok(()),
         };
         done.map_err(|why| format!("{source_line}: {why}"))
     }

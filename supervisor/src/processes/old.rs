@@ -324,6 +324,11 @@ impl OldWorkers {
         self.0.iter().fold(0, |sum, worker| sum.saturating_add(worker.counters.held_now()))
     }
 
+    /// The connections that they keep open and silent, as they last reported.
+    pub(crate) fn tarpitted(&self) -> u64 {
+        self.0.iter().fold(0, |sum, worker| sum.saturating_add(worker.counters.tarpitted_now()))
+    }
+
     /// Their open connections, as they last reported.
     pub(crate) fn open(&self) -> u64 {
         self.0.iter().fold(0, |sum, worker| sum.saturating_add(worker.counters.open()))

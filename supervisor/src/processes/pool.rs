@@ -303,6 +303,11 @@ impl WorkerPool {
         self.workers().fold(0, |sum, worker| sum.saturating_add(worker.counters.held_now()))
     }
 
+    /// The connections that living workers keep open and silent, as they report them.
+    pub(crate) fn tarpitted(&self) -> u64 {
+        self.workers().fold(0, |sum, worker| sum.saturating_add(worker.counters.tarpitted_now()))
+    }
+
     /// The counters of all workers, dead and alive, summed.
     pub(crate) fn totals(&self) -> Counters {
         let mut totals = self.retired;

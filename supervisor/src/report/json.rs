@@ -134,6 +134,12 @@ fn counted(counters: &Counters) -> BTreeMap<&'static str, u64> {
         held,
         // With `held`, the clients that are held now, which only living workers have.
         held_ended: _,
+        beyond_max,
+        beyond_rate,
+        tarpitted,
+        // As `held_ended`.
+        tarpit_ended: _,
+        limits_unchecked,
     } = *counters;
     BTreeMap::from([
         ("accepted", accepted),
@@ -157,6 +163,10 @@ fn counted(counters: &Counters) -> BTreeMap<&'static str, u64> {
         ("bad_senders", bad_senders),
         ("over_limit", over_limit),
         ("held", held),
+        ("beyond_max", beyond_max),
+        ("beyond_rate", beyond_rate),
+        ("tarpitted", tarpitted),
+        ("limits_unchecked", limits_unchecked),
     ])
 }
 

@@ -105,12 +105,20 @@ impl<'a> Snapshot<'a> {
             (0, 0) => String::new(),
             (lines, lost) => format!("\n{lines} lines of the connection log, {lost} lost"),
         };
+        let limited = match (counters.beyond_max, counters.beyond_rate) {
+            (0, 0) => String::new(),
+            (max, rate) => format!(
+                "\n{max} connections beyond per_client_max, {rate} beyond per_client_rate; {} of \
+                 them kept open and silent",
+                counters.tarpitted
+            ),
+        };
         format!(
             "Clients since the start: {accepted} accepted, {unserved} unserved, {refused} refused \
              by client_acl\n{failed_connects} connects failed, {failovers} clients passed on to \
              another server\nAccepting paused {pauses} times, {shortages} connections closed for a \
              shortage\n{log_lines} lines of the request log, {log_lost} lost; {lock_timeouts} \
-             times the client table was locked{connections}"
+             times the client table was locked{connections}{limited}"
         )
     }
 

@@ -37,6 +37,8 @@ pub(crate) struct Known<'a> {
     pub(crate) counters: Counters,
     /// The clients that are held.
     pub(crate) held: u64,
+    /// The connections that are kept open and silent.
+    pub(crate) tarpitted: u64,
     /// The certificates; none without TLS.
     pub(crate) certificates: Option<&'a [Fact]>,
     /// The last events.
@@ -46,7 +48,7 @@ pub(crate) struct Known<'a> {
 /// The state at this moment, as exact as possible without stopping anything.
 pub(crate) fn take(known: Known<'_>, settings: &Settings, table: &Table) -> Status {
     let Known { program, past, pid, workers, old_workers, counters, held, .. } = known;
-    let Known { certificates, events, .. } = known;
+    let Known { certificates, events, tarpitted, .. } = known;
     let time = clock::now();
     let other = |target| {
         let server = backup(target, settings, table, program.lookups)?;
@@ -72,6 +74,7 @@ pub(crate) fn take(known: Known<'_>, settings: &Settings, table: &Table) -> Stat
         connections: table.connections_open(),
         connections_max: settings.connections_max,
         held,
+        tarpitted,
         paused: settings.admission == Admission::Paused,
         dummy: settings.dummy,
         clients: table.clients_used(),
@@ -150,6 +153,11 @@ fn counts(
         held_ended: _,
         handshakes_by_kind,
         handshake_failures,
+        beyond_max,
+        beyond_rate,
+        tarpitted: _,
+        tarpit_ended: _,
+        limits_unchecked,
     } = *counters;
     let Past { reloads, upgrades, started_at: _, histories: _, rebalanced: _ } = past;
     let requests = requests_refused.iter();
@@ -162,6 +170,8 @@ fn counts(
             reason("limit", over_limit),
             reason("proxy_header", bad_senders),
         ],
+        limited: vec![reason("per_client_max", beyond_max), reason("per_client_rate", beyond_rate)],
+        limits_unchecked,
         requests_refused: requests.map(|(why, count)| reason(why.name(), count)).collect(),
         accept_pauses: pauses,
         shortages,

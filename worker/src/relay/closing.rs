@@ -13,7 +13,7 @@ use pen_ipc::message::Event;
 use crate::relay::Relay;
 use crate::relay::connection::end::ConnectionEnd;
 use crate::relay::connection::endpoint::{Endpoint, RecvState, SendState, reset_on_close};
-use crate::relay::connection::{Connection, ConnectionState, Side, Timer};
+use crate::relay::connection::{Connection, ConnectionState, Judged, Side, Timer};
 use crate::relay::link::Rated;
 use crate::relay::transfer::pump;
 use crate::relay::transfer::unfinished::LEFT;
@@ -232,6 +232,9 @@ impl Relay<'_> {
         self.end_connect(slot);
         self.upstreams.leave(&mut self.connections.pool, slot);
         self.leave_hold(slot);
+        if self.connections[slot].judged != Judged::Within {
+            self.leave_limits(slot);
+        }
         self.io.forget(&mut self.connections[slot]);
         self.release_target(slot);
         let Connection { number, state, since, key, .. } = self.connections[slot];

@@ -164,6 +164,7 @@ impl Relay<'_> {
         let wanted = self.worker_table.republish(self.settings.connections_max, open);
         self.upstreams.shut_rows().for_each(|row| self.worker_table.set_pending(row, true));
         self.worker_table.set_open(self.acceptor.published);
+        self.republish_limits();
         if wanted {
             self.acceptor.wake_workers();
         }
@@ -182,6 +183,7 @@ impl Relay<'_> {
         self.connection_log.set_addresses(&self.settings);
         self.debug.set(&self.settings);
         self.mark_outdated(&old);
+        self.limits_replaced(&old);
         if old.admission != self.settings.admission {
             self.admit(self.settings.admission);
         }

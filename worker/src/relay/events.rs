@@ -44,6 +44,7 @@ impl Relay<'_> {
                 }
             }
             (ConnectionState::Held(_), _) => self.on_held_event(name.slot, event),
+            (ConnectionState::Tarpit, _) => self.on_tarpit_event(name.slot, event),
             (ConnectionState::Relaying, side) => {
                 if readable {
                     self.relay(name.slot, side);
@@ -78,6 +79,7 @@ impl Relay<'_> {
                 ConnectionState::Connecting
                 | ConnectionState::Waiting { .. }
                 | ConnectionState::Held(_)
+                | ConnectionState::Tarpit
                 | ConnectionState::Dummy
                 | ConnectionState::Free => {}
             }

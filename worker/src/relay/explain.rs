@@ -21,6 +21,7 @@ use pen_table::{Checks, Knows, ServerView, TableMode, WorkerTable};
 
 use crate::relay::Relay;
 use crate::relay::accept::hold::could_serve;
+use crate::relay::accept::limits::LimitsExplained;
 use crate::relay::select::choices::{Choices, position};
 use crate::relay::select::farm::{Farm, Hindrance};
 use crate::relay::select::slow_start::{WHOLE, share};
@@ -83,7 +84,14 @@ impl Relay<'_> {
         let explained = explanation(&self.settings, &farm, client, recorded, self.now, &|row| {
             reason_of(&self.worker_table, row)
         });
-        let explained = self.passed_over_elsewhere() + &explained;
+        let explained = match self.explain_limits(client) {
+            None => self.passed_over_elsewhere() + &explained,
+            Some(LimitsExplained::Goes(line)) => {
+                let (first, rest) = explained.split_once('\n').unwrap_or((&explained, ""));
+                self.passed_over_elsewhere() + &format!("{first}\n{line}\n{rest}")
+            }
+            Some(LimitsExplained::Stops(lines)) => format!("client {client}: {lines}\n"),
+        };
         let (open, most) = (self.worker_table.connections_open(), self.settings.connections_max);
         match open >= most {
             true => format!(

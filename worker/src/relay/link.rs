@@ -75,6 +75,10 @@ pub enum Rated {
     ConnectionsFull,
     /// [`Event::Unserved`].
     Unserved,
+    /// [`Event::BeyondLimit`].
+    BeyondLimit,
+    /// [`Event::LimitsUnchecked`].
+    LimitsUnchecked,
     /// [`FromWorker::NoSyslog`].
     NoSyslog,
 }
@@ -295,6 +299,8 @@ fn number_of(event: &mut Event) -> Option<(Rated, &mut u64)> {
         Event::RequestRefused { others, .. } => Some((Rated::Request, others)),
         Event::Unserved { clients } => Some((Rated::Unserved, clients)),
         Event::Crowded { clients, .. } => Some((Rated::Crowded, clients)),
+        Event::BeyondLimit { others, .. } => Some((Rated::BeyondLimit, others)),
+        Event::LimitsUnchecked { clients } => Some((Rated::LimitsUnchecked, clients)),
         Event::Blacklisted { .. }
         | Event::AddressChanged { .. }
         | Event::BackInUse { .. }
@@ -323,6 +329,8 @@ fn is_transition(event: &Event) -> bool {
         | Event::BadSender { .. }
         | Event::Crowded { .. }
         | Event::RequestRefused { .. }
+        | Event::BeyondLimit { .. }
+        | Event::LimitsUnchecked { .. }
         | Event::TableRebuilt { .. }
         | Event::ConnectionsFull
         | Event::Unserved { .. } => false,

@@ -52,6 +52,7 @@ use pen_table::{Table, WorkerTable};
 use crate::clock;
 use crate::relay::accept::acceptor::{Acceptor, Wakeups};
 use crate::relay::accept::hold::Held;
+use crate::relay::accept::limits::Tarpit;
 use crate::relay::connection::FirstStep;
 use crate::relay::connection::connections::Connections;
 use crate::relay::connection::end::ConnectionEnd;
@@ -105,6 +106,8 @@ struct Relay<'t> {
     held: Held,
     /// What is derived from the settings to choose a server.
     choices: RefCell<Choices>,
+    /// Connections beyond a limit per client that are kept open and silent.
+    tarpit: Tarpit,
     /// This worker's state of each server.
     upstreams: Upstreams,
     /// The servers whose connections are being ended.
@@ -169,6 +172,7 @@ pub fn run(start: WorkerStart, table: &Table) -> i32 {
         first_step: FirstStep::new(settings.admission, tls.is_some()),
         held: Held::new(start.workers),
         choices: RefCell::new(Choices::new(&settings, start.row.into())),
+        tarpit: Tarpit::default(),
         upstreams: Upstreams::new(settings.table_size() + 2),
         closes: ServerCloses::default(),
         rebalancing: Rebalancing::default(),
@@ -184,6 +188,7 @@ pub fn run(start: WorkerStart, table: &Table) -> i32 {
         precise: clock::precise(),
         settings,
     };
+    relay.prepare_limits();
     relay.adjust_idlers();
     relay.serve()
 }
@@ -312,8 +317,8 @@ impl Relay<'_> {
         let others = [
             // In one place, because each costs a step of each round.
             match self.upstreams.next_deadline(&self.connections.pool, self.connect_timeout()) {
-                Some(at) => Some(self.held.due().map_or(at, |due| due.min(at))),
-                None => self.held.due(),
+                Some(at) => Some(self.waiting_due().map_or(at, |due| due.min(at))),
+                None => self.waiting_due(),
             },
             self.connections.idle.next_deadline(&self.connections.pool),
             self.idlers.retry_at(),
@@ -336,6 +341,15 @@ impl Relay<'_> {
         }
         let has_deadline = next < u64::MAX;
         has_deadline.then(|| Duration::from_millis(next.saturating_sub(clock::now())))
+    }
+
+    /// When something is due for the clients who are held, or for the tarpit.
+    fn waiting_due(&self) -> Option<u64> {
+        let held = self.held.due();
+        match self.tarpit.due(&self.connections.pool, self.settings.per_client.tarpit) {
+            Some(at) => Some(held.map_or(at, |due| due.min(at))),
+            None => held,
+        }
     }
 
     /// A target's row of the shared table.
@@ -373,6 +387,7 @@ impl Relay<'_> {
             self.waiting_ends(slot);
         }
         self.on_held();
+        self.on_tarpit();
         while let Some(slot) = self.connections.idle.due(&self.connections.pool, self.now) {
             self.idle_ends(slot);
         }

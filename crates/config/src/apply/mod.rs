@@ -120,6 +120,9 @@ pub fn apply(
         Setting::Check(check) => settings.check.clone_from(check),
         Setting::Maglev(maglev) => settings.selection.maglev = *maglev,
         Setting::OnDown(what) => settings.on_down = *what,
+        Setting::PerClientNet(net) => settings.per_client.net = *net,
+        Setting::PerClientRate(rate) => settings.per_client.rate = *rate,
+        Setting::UnlimitedAcl(list) => settings.per_client.unlimited = *list,
         Setting::ServersFrom(from) => follow(settings, from, names)?,
         Setting::NoServersFrom(name) => {
             settings.servers_from.retain(|present| present.name != *name);
@@ -323,6 +326,8 @@ pub fn lookups(setting: &Setting) -> Vec<Lookup> {
         | Setting::NoServersFrom(_)
         | Setting::Number(_, _)
         | Setting::OnDown(_)
+        | Setting::PerClientNet(_)
+        | Setting::PerClientRate(_)
         | Setting::ProxyIn(_)
         | Setting::ProxyOut(_)
         | Setting::ServerTlsCa(_)
@@ -338,6 +343,7 @@ pub fn lookups(setting: &Setting) -> Vec<Lookup> {
         | Setting::SslRenegotiation(_)
         | Setting::SslTls12
         | Setting::Switch(_, _)
+        | Setting::UnlimitedAcl(_)
         | Setting::WebStats(_) => Vec::new(),
     }
 }
@@ -361,6 +367,7 @@ fn of_change(change: &ServerChange) -> Option<Lookup> {
 /// The setting of a switch; `None` if the switch belongs to the file or to the start.
 fn switch(settings: &mut Settings, which: Switch) -> Option<&mut bool> {
     Some(match which {
+        Switch::AbuseOver => &mut settings.per_client.abuse_over,
         Switch::Ascii => &mut settings.ascii,
         Switch::Dummy => &mut settings.dummy,
         Switch::FailOpen => &mut settings.fail_open,
@@ -403,9 +410,11 @@ pub(crate) fn set_number(settings: &mut Settings, which: Number, value: u32) {
         Number::IdleTimeout => settings.idle_timeout = value,
         Number::Idlers => settings.idlers = value,
         Number::PendingMax => settings.pending_max = value,
+        Number::PerClientMax => settings.per_client.max = value,
         Number::Rebalance => settings.rebalance = value,
         Number::Resolve => settings.resolve = value,
         Number::SlowStart => settings.slow_start = value,
+        Number::Tarpit => settings.per_client.tarpit = value,
         Number::Timeout => settings.connect_timeout = value,
         Number::Tracking => settings.tracking = value,
         // Only a start can change the workers and the server table; the supervisor replies so.

@@ -128,6 +128,8 @@ impl fmt::Display for Setting {
             Setting::NoServersFrom(name) => write!(f, "no {word} {name}"),
             Setting::Number(_, value) => write!(f, "{word} {value}"),
             Setting::OnDown(what) => write!(f, "{word} {what}"),
+            Setting::PerClientNet(net) => write!(f, "{word} {net}"),
+            Setting::PerClientRate(rate) => or_no(f, word, rate.as_ref()),
             Setting::ProxyIn(senders) if senders.is_empty() => write!(f, "{word} in off"),
             Setting::ProxyIn(senders) => write!(f, "{word} in from {senders}"),
             Setting::ProxyOut(out) => write!(f, "{word} out {out}"),
@@ -163,6 +165,7 @@ impl fmt::Display for Setting {
             Setting::Startup(startup) => startup.fmt(f),
             Setting::Switch(_, true) => f.write_str(word),
             Setting::Switch(_, false) => write!(f, "no {word}"),
+            Setting::UnlimitedAcl(list) => or_no(f, word, list.as_ref()),
         }
     }
 }

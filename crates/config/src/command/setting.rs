@@ -11,6 +11,7 @@ use crate::address::{Host, Local, Service};
 use crate::checks::{Check, OnDown, ServerCheck, ServerMode, ServersFrom};
 use crate::grammar::{COUNT, ServerSpec};
 use crate::ids::{MAX_SERVERS, MAX_WORKERS};
+use crate::per_client::{ClientNet, ClientRate};
 use crate::proxy::{ProxyOut, Senders};
 use crate::server_tls::{ServerTransport, TlsName};
 use crate::settings::{BufferSizes, ConnectionLogFormat, Fastclose, Http, Maglev, Settings};
@@ -75,6 +76,10 @@ pub enum Setting {
     Number(Number, u32),
     /// What happens to the connections of a server that goes down.
     OnDown(OnDown),
+    /// What one client is, for the limits per client.
+    PerClientNet(ClientNet),
+    /// Most new connections of a client within a time; `None` = no limit.
+    PerClientRate(Option<ClientRate>),
     /// The senders of PROXY headers that pen accepts (`proxy_protocol in`).
     ProxyIn(Senders),
     /// Whether pen sends a PROXY header to servers (`proxy_protocol out`).
@@ -116,6 +121,8 @@ pub enum Setting {
     Startup(Startup),
     /// A switch: on (`true`) or off.
     Switch(Switch, bool),
+    /// The access list of the clients that have no limits; `None` = all have them.
+    UnlimitedAcl(Option<u8>),
     /// The status file.
     WebStats(#[serde(with = "crate::paths")] Option<PathBuf>),
 }
@@ -139,6 +146,8 @@ impl Setting {
             Setting::Maglev(_) => "maglev",
             Setting::Number(number, _) => number.word(),
             Setting::OnDown(_) => "on_down",
+            Setting::PerClientNet(_) => "per_client_net",
+            Setting::PerClientRate(_) => "per_client_rate",
             Setting::ProxyIn(_) | Setting::ProxyOut(_) => "proxy_protocol",
             Setting::Server { .. } | Setting::NoServer(_) => "server",
             Setting::ServerTlsCa(_) => "server_tls_ca",
@@ -154,6 +163,7 @@ impl Setting {
             Setting::SslRenegotiation(_) => "ssl_client_renegotiation_interval",
             Setting::Startup(startup) => startup.word(),
             Setting::Switch(switch, _) => switch.word(),
+            Setting::UnlimitedAcl(_) => "unlimited_acl",
             Setting::WebStats(_) => "web_stats",
         }
     }
@@ -192,6 +202,8 @@ impl Setting {
             | Setting::NoServersFrom(_)
             | Setting::Number(_, _)
             | Setting::OnDown(_)
+            | Setting::PerClientNet(_)
+            | Setting::PerClientRate(_)
             | Setting::ProxyIn(_)
             | Setting::ProxyOut(_)
             | Setting::Server { .. }
@@ -204,7 +216,8 @@ impl Setting {
             | Setting::SslNoTls12
             | Setting::SslRenegotiation(_)
             | Setting::SslTls12
-            | Setting::Switch(_, _) => return None,
+            | Setting::Switch(_, _)
+            | Setting::UnlimitedAcl(_) => return None,
         };
         Some((file, path?))
     }
@@ -310,6 +323,8 @@ impl Startup {
 /// A switch, which is on or off.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum Switch {
+    /// The abuse server gets connections beyond the limits per client.
+    AbuseOver,
     /// Dumps are in ASCII.
     Ascii,
     /// Pen answers clients itself and uses no server.
@@ -350,6 +365,7 @@ impl Switch {
     /// The command's word.
     pub fn word(self) -> &'static str {
         match self {
+            Switch::AbuseOver => "abuse_over",
             Switch::Ascii => "ascii",
             Switch::Dummy => "dummy",
             Switch::FailOpen => "fail_open",
@@ -412,12 +428,16 @@ pub enum Number {
     PageAcl,
     /// Most pending connects per worker.
     PendingMax,
+    /// Most open connections of a client; 0 = no limit.
+    PerClientMax,
     /// Percent of a server's connections that are closed per minute; 0 = none.
     Rebalance,
     /// Seconds until names are looked up again; 0 = never.
     Resolve,
     /// Seconds in which the share of a server grows that is new or was out of service; 0 = none.
     SlowStart,
+    /// Seconds for which a connection beyond a limit is kept open; 0 = it is reset.
+    Tarpit,
     /// Connect timeout, seconds.
     Timeout,
     /// Tracking time, seconds.
@@ -453,9 +473,11 @@ impl Number {
             Number::MaxServers => "max_servers",
             Number::PageAcl => "page_acl",
             Number::PendingMax => "pending_max",
+            Number::PerClientMax => "per_client_max",
             Number::Rebalance => "rebalance",
             Number::Resolve => "resolve",
             Number::SlowStart => "slow_start",
+            Number::Tarpit => "tarpit",
             Number::Timeout => "timeout",
             Number::Tracking => "tracking",
             Number::Workers => "workers",
@@ -485,9 +507,11 @@ impl Number {
             Number::MaxServers => settings.table_size(),
             Number::PageAcl => settings.page_acl.into(),
             Number::PendingMax => settings.pending_max,
+            Number::PerClientMax => settings.per_client.max,
             Number::Rebalance => settings.rebalance,
             Number::Resolve => settings.resolve,
             Number::SlowStart => settings.slow_start,
+            Number::Tarpit => settings.per_client.tarpit,
             Number::Timeout => settings.connect_timeout,
             Number::Tracking => settings.tracking,
             Number::Workers => return None,
@@ -509,7 +533,8 @@ impl Number {
             Number::ClientsMax => 1..=16_777_216,
             Number::ConnMax => 1..=1_048_576,
             Number::Debug => 0..=9,
-            Number::Idlers => 0..=1_048_576,
+            Number::Idlers | Number::PerClientMax => 0..=1_048_576,
+            Number::Tarpit => 0..=3600,
             Number::AcceptBatch | Number::PendingMax | Number::Timeout => 1..=*COUNT.end(),
             Number::Backlog => MIN_BACKLOG..=*COUNT.end(),
             Number::MaxServers => 1..=MAX_SERVERS,

@@ -1,6 +1,7 @@
 //! The table of commands: their words, arguments and help texts, and how they are read.
 
 use crate::command::read::checks::{check, drain, on_down, servers_from};
+use crate::command::read::limits::{per_client_net, per_client_rate, unlimited_acl};
 use crate::command::read::queries::{
     close, connection, events, explain, form, help, recent, show, write,
 };
@@ -209,6 +210,8 @@ const WITH_GRAMMAR: &[Entry] = table! {
         "No effect; accepted for old configuration files.";
     "abuse" "[SERVER]" no: Setting(|e, w, no| backup(Setting::Abuse, e, w, no)),
         "Show or set where clients go that client_acl refuses (-B).";
+    "abuse_over" "[on|off]" no: Switch(Switch::AbuseOver),
+        "Send connections beyond a limit per client to the abuse server.";
     "accept_batch" "[N]": Number(Number::AcceptBatch),
         "Show or set how many connections are accepted per wake-up (-m).";
     "acl" "N permit|deny ADDRESS [MASK]" no: Setting(acl),
@@ -350,6 +353,14 @@ const WITH_GRAMMAR: &[Entry] = table! {
     "pending_max" "[N]": Number(Number::PendingMax),
         "Show or set how many connects to one server may be pending per worker; a server with \
          that many is passed over.";
+    "per_client_max" "[N]": Number(Number::PerClientMax),
+        "Show or set how many connections of one client may be open; 0 = any number.";
+    "per_client_net" "[V4 V6]": Setting(per_client_net),
+        "Show or set how many leading bits of an IPv4 and of an IPv6 address make one client, for \
+         the limits per client; default 32 64.";
+    "per_client_rate" "[N SECONDS]" no: Setting(per_client_rate),
+        "Show or set how many new connections one client may have within so many seconds; refused \
+         ones count too.";
     "pid" "": Query(|_, _| Ok(Query::Pid)),
         "Show the supervisor's pid.";
     "pid_file" "[FILE]" no: Setting(|e, w, no| startup(Startup::PidFile, e, w, no)),
@@ -438,6 +449,9 @@ const WITH_GRAMMAR: &[Entry] = table! {
         "As web_stats (-w).";
     "stubborn" "[on|off]" no: Switch(Switch::Stubborn),
         "Close the client if its first choice cannot be used.";
+    "tarpit" "[SECONDS]": Number(Number::Tarpit),
+        "Show or set how long a connection beyond a limit per client is kept open and silent; 0 = \
+         it is reset at once.";
     "tarpit_acl" "[N]": NoEffect(|e, _, _| refused(e, NO_DSR)),
         "Refused: no direct server return.";
     "tcp_fastclose" "up|down|both|off": Setting(fastclose),
@@ -450,6 +464,8 @@ const WITH_GRAMMAR: &[Entry] = table! {
         "Show or set how long clients are remembered; 0 = for ever.";
     "transparent" "[on|off]" no: NoEffect(|e, w, no| off_only(e, LATER, w, no)),
         "Reach servers from the client's address. Not built in yet.";
+    "unlimited_acl" "[N]" no: Setting(unlimited_acl),
+        "Show or set the access list of the clients that have no limits per client.";
     "upgrade" "": Action(|_, _| Ok(Action::Upgrade)),
         "Go on as the program that is installed now, without losing a client; only with -X.";
     "user" "[NAME]" no: Setting(|e, w, no| startup(Startup::User, e, w, no)),

@@ -152,6 +152,8 @@ fn needs_certificate(setting: &Setting) -> bool {
         | Setting::Number(_, _)
         | Setting::Maglev(_)
         | Setting::OnDown(_)
+        | Setting::PerClientNet(_)
+        | Setting::PerClientRate(_)
         | Setting::ProxyIn(_)
         | Setting::ProxyOut(_)
         | Setting::Server { .. }
@@ -162,6 +164,7 @@ fn needs_certificate(setting: &Setting) -> bool {
         | Setting::SocketBuffers(_, _)
         | Setting::Source(_)
         | Setting::Startup(_)
+        | Setting::UnlimitedAcl(_)
         | Setting::WebStats(_) => false,
     }
 }

@@ -22,6 +22,7 @@ pub use crate::configuration::warnings::{unused_lists, warnings};
 mod check_tls;
 pub mod file;
 mod health;
+mod limits;
 pub mod twice;
 mod warnings;
 

@@ -48,6 +48,8 @@ fn is_single(setting: &Setting) -> bool {
         | Setting::Number(_, _)
         | Setting::Maglev(_)
         | Setting::OnDown(_)
+        | Setting::PerClientNet(_)
+        | Setting::PerClientRate(_)
         | Setting::ProxyIn(_)
         | Setting::ProxyOut(_)
         | Setting::Server { .. }
@@ -61,7 +63,8 @@ fn is_single(setting: &Setting) -> bool {
         | Setting::SslOcsp(_)
         | Setting::SslRenegotiation(_)
         | Setting::SslTls12
-        | Setting::Switch(_, _) => false,
+        | Setting::Switch(_, _)
+        | Setting::UnlimitedAcl(_) => false,
     }
 }
 

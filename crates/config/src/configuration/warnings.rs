@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::acl::Acl;
 use crate::address::Address;
-use crate::configuration::health;
+use crate::configuration::{health, limits};
 use crate::settings::{Method, Server, Settings};
 
 /// Settings that do not do what they seem to do, one line each.
@@ -15,6 +15,7 @@ pub fn warnings(listen: &[Address], settings: &Settings) -> Vec<String> {
     }
     modes(settings, &mut warnings);
     health::warnings(settings, &mut warnings);
+    limits::warnings(settings, &mut warnings);
     for (list, what) in lists_in_use(settings) {
         if list > 0 && is_empty(settings, list) {
             warnings.push(format!(
@@ -22,7 +23,10 @@ pub fn warnings(listen: &[Address], settings: &Settings) -> Vec<String> {
             ));
         }
     }
-    if settings.abuse.is_some() && is_empty(settings, settings.client_acl) {
+    if settings.abuse.is_some()
+        && is_empty(settings, settings.client_acl)
+        && !(settings.per_client.is_on() && settings.per_client.abuse_over)
+    {
         let list = settings.client_acl;
         warnings.push(format!(
             "the abuse server (-B) gets no client: client_acl refers to list {list}, which is \
@@ -35,14 +39,15 @@ pub fn warnings(listen: &[Address], settings: &Settings) -> Vec<String> {
 /// Access lists that have entries but that nothing uses, one line each. This is not for commands,
 /// because they build a list before it is used.
 pub fn unused_lists(settings: &Settings) -> Vec<String> {
-    let used: Vec<u8> = lists_in_use(settings).map(|(list, _)| list).collect();
+    let unlimited = settings.per_client.unlimited;
+    let used: Vec<u8> = lists_in_use(settings).map(|(list, _)| list).chain(unlimited).collect();
     let lists = (0u8..)
         .zip(&settings.acls)
         .filter(|(list, acl)| !acl.entries().is_empty() && !used.contains(list));
     let line = |(list, _): (u8, &Acl)| {
         format!(
-            "access list {list} has no effect: neither client_acl, control_acl, page_acl nor a \
-             server's acl refers to it"
+            "access list {list} has no effect: neither client_acl, control_acl, page_acl, \
+             unlimited_acl nor a server's acl refers to it"
         )
     };
     lists.map(line).collect()

@@ -18,6 +18,7 @@ use crate::command::{
 use crate::configuration::MIN_SLOTS;
 use crate::followed::{Record, SlotKeys};
 use crate::ids::{ServerId, Target};
+use crate::per_client::PerClient;
 use crate::server_tls::{ServerTls, ServerTransport};
 use crate::settings::{BufferSizes, Maglev, Server, Settings, SocketBuffers};
 use crate::tls::{SuiteList, Tls};
@@ -186,6 +187,7 @@ fn additions(state: &Written<'_>) -> impl Iterator<Item = Setting> {
     .chain(placement(now, given))
     .chain(health(now, given))
     .chain(server_tls(&now.server_tls, &given.server_tls))
+    .chain(limits(now, given))
 }
 
 /// The settings of TLS towards servers, if they differ from the default or from the command line.
@@ -216,6 +218,26 @@ fn placement(now: &Settings, given: &Settings) -> impl Iterator<Item = Setting> 
         switched(Switch::P2c, now.p2c, given.p2c),
         is_maglev.then_some(Setting::Maglev(now.maglev)),
         slow,
+    ]
+    .into_iter()
+    .flatten()
+}
+
+/// The limits per client, if they differ from the default or from the command line.
+fn limits(now: &Settings, given: &Settings) -> impl Iterator<Item = Setting> {
+    let (now, given, usual) = (now.per_client, given.per_client, PerClient::default());
+    let differs = |is_plain: &dyn Fn(PerClient) -> bool| !is_plain(now) || !is_plain(given);
+    [
+        differs(&|limits| limits.max == usual.max)
+            .then_some(Setting::Number(Number::PerClientMax, now.max)),
+        differs(&|limits| limits.rate == usual.rate).then_some(Setting::PerClientRate(now.rate)),
+        differs(&|limits| limits.net == usual.net).then_some(Setting::PerClientNet(now.net)),
+        differs(&|limits| limits.tarpit == usual.tarpit)
+            .then_some(Setting::Number(Number::Tarpit, now.tarpit)),
+        differs(&|limits| limits.abuse_over == usual.abuse_over)
+            .then_some(Setting::Switch(Switch::AbuseOver, now.abuse_over)),
+        differs(&|limits| limits.unlimited == usual.unlimited)
+            .then_some(Setting::UnlimitedAcl(now.unlimited)),
     ]
     .into_iter()
     .flatten()

@@ -129,6 +129,41 @@ pub enum Event {
         /// The errno of the last failed write.
         errno: i32,
     },
+    /// A client has as many connections as a limit per client allows, and further ones are treated
+    /// as `tarpit` and `abuse_over` say. At most once a minute for each client.
+    BeyondLimit {
+        /// The first address of the client's net ([`pen_config::ids::ClientKey::bytes`]).
+        client: [u8; 16],
+        /// The length of the net's prefix, as its family counts it.
+        length: u8,
+        /// The limit.
+        limit: PerClientLimit,
+        /// How many more clients were beyond a limit since the last such event.
+        others: u64,
+    },
+    /// Connections were not checked against the limits per client, because the shared table had no
+    /// place for their clients, or its lock was stuck. They were let in.
+    LimitsUnchecked {
+        /// How many since the last such event.
+        clients: u64,
+    },
+}
+
+/// A limit per client.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub enum PerClientLimit {
+    /// `per_client_max`.
+    Connections {
+        /// Most open connections.
+        most: u32,
+    },
+    /// `per_client_rate`.
+    Rate {
+        /// Most new connections.
+        connections: u32,
+        /// Within so many seconds.
+        seconds: u32,
+    },
 }
 
 /// The fault of a trusted sender.

@@ -194,7 +194,7 @@ struct CounterLists {
 
 /// The counters in their order as a message, without the refusals, which have a list of their own.
 /// Append only.
-fn ordered(counters: &mut Counters) -> ([&mut u64; 36], &mut Refusals) {
+fn ordered(counters: &mut Counters) -> ([&mut u64; 41], &mut Refusals) {
     let Counters {
         accepted,
         closed,
@@ -222,6 +222,11 @@ fn ordered(counters: &mut Counters) -> ([&mut u64; 36], &mut Refusals) {
         held_ended,
         handshakes_by_kind: Handshakes([full12, resumed12, full13, resumed13]),
         handshake_failures: HandshakeFailures(failures),
+        beyond_max,
+        beyond_rate,
+        tarpitted,
+        tarpit_ended,
+        limits_unchecked,
     } = counters;
     // A reason that is added later comes behind all counters before it.
     let [not_tls, timeout, nothing, no_certificate, certificate, time, authority, alert, protocol] =
@@ -263,6 +268,11 @@ fn ordered(counters: &mut Counters) -> ([&mut u64; 36], &mut Refusals) {
         protocol,
         held,
         held_ended,
+        beyond_max,
+        beyond_rate,
+        tarpitted,
+        tarpit_ended,
+        limits_unchecked,
     ];
     (list, requests_refused)
 }

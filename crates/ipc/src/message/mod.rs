@@ -17,7 +17,7 @@ pub use self::checker::{FromChecker, RESULTS_PER_MESSAGE, ToChecker};
 pub use self::control::{FromControl, Operator, Outcome, SHORT_REPLY, ToControl};
 pub use self::event::{
     CertificateFault, ConnectFailure, Event, HandshakeFailure, Obstacle, PeerCertificate,
-    SenderFault, ShortageDuring,
+    PerClientLimit, SenderFault, ShortageDuring,
 };
 pub use self::lasting::{
     ClosedServer, ConnectionLogKind, FromOldPort, FromOldWorker, LASTING_VERSION, LastingCounters,

@@ -50,6 +50,27 @@ pub(super) const FAMILIES: &[Family] = &[
         &["reason"],
         refused,
     ),
+    Family::written(
+        Kind::Counter,
+        "pen_limited_total",
+        "Connections beyond a limit per client, by limit.",
+        &["reason"],
+        |state, text| {
+            for ReasonCount { reason: why, count } in &state.status.counts.limited {
+                reason(why, *count, text);
+            }
+        },
+    ),
+    Family::gauge(
+        "pen_tarpitted_connections",
+        "Connections beyond a limit per client that are kept open and silent.",
+        |status| status.tarpitted,
+    ),
+    Family::counter(
+        "pen_limits_unchecked_total",
+        "Connections let in that could not be checked against the limits per client.",
+        |status| status.counts.limits_unchecked,
+    ),
     Family::counter(
         "pen_accept_pauses_total",
         "Pauses of accepting, for want of connections, descriptors or memory.",

@@ -56,6 +56,7 @@ fn look(kind: EventKind) -> (&'static str, Icon) {
         EventKind::ServerPassedOver
         | EventKind::ServerLimit
         | EventKind::ConnectionsLimit
+        | EventKind::ClientLimit
         | EventKind::CertificateExpires
         | EventKind::LookupFailed
         | EventKind::Shortage

@@ -101,13 +101,12 @@ pub(super) fn tiles(html: &mut Html, status: &Status) {
     html.element("section", &[("class", &"tiles"), ("aria-label", &"Now")], |html| {
         let (used, most) = (status.connections.into(), status.connections_max.into());
         tile(html, "Connections", "connections", &Count(used), |html| {
-            match status.held {
-                0 => html.words("small", "", Limit(used, most)),
-                held => {
-                    let text = format_args!("{}, {} held", Limit(used, most), Count(held));
-                    html.words("small", "", text);
-                }
-            }
+            let part = |count: u64, what: &str| match count {
+                0 => String::new(),
+                count => format!(", {} {what}", Count(count)),
+            };
+            let (held, kept) = (part(status.held, "held"), part(status.tarpitted, "in the tarpit"));
+            html.words("small", "", format_args!("{}{held}{kept}", Limit(used, most)));
             chart::bar(html, used, most);
         });
         history(html, "New connections", "rate", &Rates::of(&status.history), |rate| {

@@ -230,6 +230,14 @@ fn each_state_is_said_with_what_the_check_says_and_since_when() {
 }
 
 #[test]
+fn connections_in_the_tarpit_are_told() {
+    let mut status = samples::fine(3);
+    assert!(!text(&status).contains("tarpit"));
+    status.tarpitted = 1200;
+    assert!(text(&status).contains(", 1200 in the tarpit"), "{}", text(&status));
+}
+
+#[test]
 fn clients_that_wait_are_told() {
     let paused = text(&samples::paused());
     for wanted in [

@@ -86,6 +86,10 @@ fn connections(model: &Model, look: Look) -> Vec<Span<'static>> {
     if overview.held > 0 {
         spans.push(Span::styled(format!("   held {}", amount(overview.held)), look.warning()));
     }
+    if overview.tarpitted > 0 {
+        let text = format!("   tarpit {}", amount(overview.tarpitted));
+        spans.push(Span::styled(text, look.warning()));
+    }
     if let Some(clients) = overview.clients {
         let of = overview.clients_max.map_or(String::new(), |most| format!(" of {}", amount(most)));
         spans.push(Span::styled("   clients ", look.faint()));

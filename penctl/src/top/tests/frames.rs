@@ -161,9 +161,12 @@ fn held_clients_a_pause_and_disregarded_checks_are_above_the_servers() {
     let text = shown(&mut model, (80, 24));
     assert!(!text.contains("held") && !text.contains("! "), "{text}");
     let mut value = report(4);
-    value["held"] = 12.into();
+    (value["held"], value["tarpitted"]) = (12.into(), 3.into());
     model.report(read(&value), now);
-    assert!(line(&shown(&mut model, (80, 24)), "connections ").contains("   held 12   clients"));
+    assert!(
+        line(&shown(&mut model, (80, 24)), "connections ")
+            .contains("   held 12   tarpit 3   clients")
+    );
     value["paused"] = true.into();
     value["disregards_checks"] = true.into();
     model.report(read(&value), now);

@@ -245,6 +245,8 @@ fn query_of(setting: &Setting) -> Option<Query> {
         | Setting::NoServersFrom(_)
         | Setting::Maglev(_)
         | Setting::OnDown(_)
+        | Setting::PerClientNet(_)
+        | Setting::PerClientRate(_)
         | Setting::ProxyIn(_)
         | Setting::ProxyOut(_)
         | Setting::Server { .. }
@@ -262,7 +264,8 @@ fn query_of(setting: &Setting) -> Option<Query> {
         | Setting::SslRenegotiation(_)
         | Setting::SslTls12
         | Setting::Startup(_)
-        | Setting::Switch(_, _) => None,
+        | Setting::Switch(_, _)
+        | Setting::UnlimitedAcl(_) => None,
     }
 }
 

@@ -144,6 +144,7 @@ impl Supervisor {
             old_workers: self.old.summaries(table, now),
             counters: self.totals(),
             held: self.pool.held().saturating_add(self.old.held()),
+            tarpitted: self.pool.tarpitted().saturating_add(self.old.tarpitted()),
             certificates: keys.as_ref().map(|keys| &keys.certificates.facts[..]),
             events: self.logger.recent(),
         }

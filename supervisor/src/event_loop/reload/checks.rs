@@ -283,6 +283,8 @@ impl Supervisor {
             | Setting::Number(_, _)
             | Setting::Maglev(_)
             | Setting::OnDown(_)
+            | Setting::PerClientNet(_)
+            | Setting::PerClientRate(_)
             | Setting::ProxyIn(_)
             | Setting::ProxyOut(_)
             | Setting::Server { .. }
@@ -299,6 +301,7 @@ impl Supervisor {
             | Setting::SslTls12
             | Setting::Startup(_)
             | Setting::Switch(_, _)
+            | Setting::UnlimitedAcl(_)
             | Setting::WebStats(_) => Ok(()),
         }
     }

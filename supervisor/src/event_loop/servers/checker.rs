@@ -335,6 +335,8 @@ impl Supervisor {
             | Event::BadSender { .. }
             | Event::Crowded { .. }
             | Event::RequestRefused { .. }
+            | Event::BeyondLimit { .. }
+            | Event::LimitsUnchecked { .. }
             | Event::TableRebuilt { .. } => {}
         }
     }

@@ -30,7 +30,7 @@ use crate::handover::state::{
     Asker, CHECKS, CONNECTION_LOG, CarriedConnectionLog, CarriedExport, CarriedFile, CarriedKeys,
     CarriedLaunch, CarriedListener, CarriedLog, CarriedNotify, CarriedOldTable, CarriedOldWorker,
     CarriedPidFile, CarriedPort, CarriedProcess, CarriedRuntime, CarriedSlot, CarriedStatusFile,
-    CarriedTable, CarriedWorker, FileMaker, HOLD, NAMES, PAGE, PLACEMENT, SERVER_STATES,
+    CarriedTable, CarriedWorker, FileMaker, HOLD, LIMITS, NAMES, PAGE, PLACEMENT, SERVER_STATES,
     SERVERS_FROM, State,
 };
 use crate::processes::child::children;
@@ -185,7 +185,8 @@ impl Supervisor {
         let follows = settings.resolve > 0 && self.names.known.has_names();
         let names = follows.then(|| NAMES.to_owned());
         let followed = (!settings.servers_from.is_empty()).then(|| SERVERS_FROM.to_owned());
-        [log, page, checks, hold, states, placement, names, followed]
+        let limits = settings.per_client.is_on().then(|| LIMITS.to_owned());
+        [log, page, checks, hold, states, placement, names, followed, limits]
             .into_iter()
             .flatten()
             .collect()

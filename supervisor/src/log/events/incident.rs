@@ -4,12 +4,12 @@
 
 use pen_config::ids::{ClientKey, Target};
 use pen_config::settings::{Server, Settings};
-use pen_ipc::message::{Event, Obstacle, ShortageDuring};
+use pen_ipc::message::{Event, Obstacle, PerClientLimit, ShortageDuring};
 use pen_ipc::text::errno_text;
 use pen_status::event::{EventKind, Field};
 
 use crate::log::events::throttle::MergedEvent;
-use crate::log::events::{failure, handshake, log_failure, obstacle_line, sender_fault};
+use crate::log::events::{failure, handshake, log_failure, net, obstacle_line, sender_fault};
 use crate::log::recent::Incident;
 
 /// The incident for an event that stands for several.
@@ -73,6 +73,12 @@ pub(crate) fn incident(event: &Event, settings: &Settings) -> Incident {
             .with("during", "unfinished")
             .with("clients", number(*clients))
             .with("bytes", number(*kept)),
+        Event::BeyondLimit { client, length, limit, others } => {
+            beyond_limit(*client, *length, *limit, *others)
+        }
+        Event::LimitsUnchecked { clients } => {
+            of(EventKind::Other).with("clients", number(*clients))
+        }
         Event::LockStuck => of(EventKind::Other),
         Event::TableRebuilt { kept } => of(EventKind::Other).with("clients", *kept),
     }
@@ -118,6 +124,21 @@ fn refused(client: &[u8; 16], others: u64) -> Incident {
     Incident::of(EventKind::ClientRefused)
         .with("client", ClientKey::from_bytes(*client).to_string())
         .with("others", number(others))
+}
+
+fn beyond_limit(client: [u8; 16], length: u8, limit: PerClientLimit, others: u64) -> Incident {
+    let incident = Incident::of(EventKind::ClientLimit)
+        .with("client", net(client, length))
+        .with("others", number(others));
+    match limit {
+        PerClientLimit::Connections { most } => {
+            incident.with("limit", "per_client_max").with("connections", most)
+        }
+        PerClientLimit::Rate { connections, seconds } => incident
+            .with("limit", "per_client_rate")
+            .with("connections", connections)
+            .with("seconds", seconds),
+    }
 }
 
 /// A count as a field.

@@ -7,7 +7,7 @@ use pen_config::ids::{ClientKey, Target};
 use pen_config::settings::Settings;
 use pen_ipc::message::{
     CertificateFault, ConnectFailure, Event, HandshakeFailure, Obstacle, PeerCertificate,
-    SenderFault, ShortageDuring,
+    PerClientLimit, SenderFault, ShortageDuring,
 };
 use pen_ipc::text::errno_text;
 
@@ -103,6 +103,13 @@ pub(crate) fn line(event: &Event, settings: &Settings) -> Option<String> {
                  keeps {kept} MiB of them"
             )
         }
+        Event::BeyondLimit { client, length, limit, others } => {
+            beyond_limit(*client, *length, *limit, *others)
+        }
+        Event::LimitsUnchecked { clients } => format!(
+            "{clients} connections were let in without a look at the limits per client: the table \
+             has no place for more clients, or a worker that does not go on has locked it"
+        ),
         Event::TableRebuilt { kept } => {
             format!(
                 "the client table was rebuilt after the death of a worker; {kept} clients were kept"
@@ -139,6 +146,36 @@ fn passed_over(
         (obstacle, _) => obstacle_line(obstacle, number, settings),
     };
     Some(format!("{} is passed over: {why}", name(server, settings)?))
+}
+
+fn beyond_limit(client: [u8; 16], length: u8, limit: PerClientLimit, others: u64) -> String {
+    let client = net(client, length);
+    let more = match others {
+        0 => String::new(),
+        1 => " (and 1 client more)".into(),
+        others => format!(" (and {others} clients more)"),
+    };
+    match limit {
+        PerClientLimit::Connections { most } => {
+            format!(
+                "client {client} has {most} connections, and may have no more{more}; \
+                     see per_client_max"
+            )
+        }
+        PerClientLimit::Rate { connections, seconds } => format!(
+            "client {client} had {connections} new connections within {seconds} s, and may have \
+             no more{more}; see per_client_rate"
+        ),
+    }
+}
+
+/// A client's net: its address if it is alone.
+fn net(first: [u8; 16], length: u8) -> String {
+    let first = ClientKey::from_bytes(first);
+    match first.ip() {
+        Some(ip) if length < if ip.is_ipv4() { 32 } else { 128 } => format!("{first}/{length}"),
+        Some(_) | None => first.to_string(),
+    }
 }
 
 /// How many others met the same, if there were any.
@@ -394,6 +431,20 @@ mod tests {
             says(Event::BadSender { sender, fault: SenderFault::Malformed, others: 0 }),
             "10.0.0.7 is listed by proxy_protocol in, but sent no PROXY protocol header first: \
              closed"
+        );
+        let beyond = |client: &str, length, limit, others| {
+            let client = ClientKey::from_ip(client.parse().unwrap()).bytes();
+            says(Event::BeyondLimit { client, length, limit, others })
+        };
+        assert_eq!(
+            beyond("192.0.2.7", 32, PerClientLimit::Connections { most: 20 }, 0),
+            "client 192.0.2.7 has 20 connections, and may have no more; see per_client_max"
+        );
+        let rate = PerClientLimit::Rate { connections: 9, seconds: 10 };
+        assert_eq!(
+            beyond("2001:db8::", 64, rate, 2),
+            "client 2001:db8::/64 had 9 new connections within 10 s, and may have no more (and 2 \
+             clients more); see per_client_rate"
         );
         let certificate = PeerCertificate { subject: "CN=me\n".into(), serial: "0A".into() };
         let reason =

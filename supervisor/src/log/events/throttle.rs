@@ -41,6 +41,10 @@ pub(crate) enum Topic {
     Request,
     /// There was no usable server for clients.
     Unserved,
+    /// Clients reached a limit per client.
+    BeyondLimit,
+    /// Connections could not be checked against the limits per client.
+    LimitsUnchecked,
 }
 
 impl Topic {
@@ -65,6 +69,8 @@ impl Topic {
             Event::Crowded { .. } => Some(Topic::Crowded),
             Event::RequestRefused { .. } => Some(Topic::Request),
             Event::Unserved { .. } => Some(Topic::Unserved),
+            Event::BeyondLimit { .. } => Some(Topic::BeyondLimit),
+            Event::LimitsUnchecked { .. } => Some(Topic::LimitsUnchecked),
             // These are periods with a begin and an end (`event_loop::full`,
             // `event_loop::obstructed`).
             Event::ConnectionsFull | Event::PassedOver { .. } | Event::Reached { .. } => None,
@@ -74,7 +80,7 @@ impl Topic {
     fn period(self) -> Duration {
         match self {
             // There may be thousands of servers.
-            Topic::Failed(_) | Topic::Unserved => Duration::from_secs(10),
+            Topic::Failed(_) | Topic::Unserved | Topic::LimitsUnchecked => Duration::from_secs(10),
             Topic::ShortAtAccept
             | Topic::ShortAtConnect
             | Topic::ShortAtWatch
@@ -84,6 +90,7 @@ impl Topic {
             | Topic::Handshake
             | Topic::BadSender
             | Topic::Crowded
+            | Topic::BeyondLimit
             | Topic::Request => Duration::from_secs(1),
         }
     }
@@ -148,6 +155,19 @@ impl MergedEvent {
                 more,
             },
             (
+                Event::BeyondLimit { others, .. },
+                Event::BeyondLimit { client, length, limit, others: later },
+            ) => {
+                let others = others.saturating_add(later).saturating_add(1);
+                MergedEvent { event: Event::BeyondLimit { client, length, limit, others }, more }
+            }
+            (Event::LimitsUnchecked { clients }, Event::LimitsUnchecked { clients: later }) => {
+                MergedEvent {
+                    event: Event::LimitsUnchecked { clients: clients.saturating_add(later) },
+                    more,
+                }
+            }
+            (
                 _,
                 event @ (Event::Blacklisted { .. }
                 | Event::AddressChanged { .. }
@@ -164,6 +184,8 @@ impl MergedEvent {
                 | Event::RequestRefused { .. }
                 | Event::BadSender { .. }
                 | Event::Crowded { .. }
+                | Event::BeyondLimit { .. }
+                | Event::LimitsUnchecked { .. }
                 | Event::TableRebuilt { .. }),
             ) => MergedEvent { event, more: more.saturating_add(1) },
         }

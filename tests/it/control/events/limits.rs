@@ -31,6 +31,25 @@ fn limits_are_reached() {
 }
 
 #[test]
+fn a_client_reaches_its_limits() {
+    let server = Backend::named("a");
+    let limits = ["-O", "per_client_max 1", "-O", "per_client_rate 3 600"];
+    let pen = Pen::builder().options(limits).server(&server).control().start();
+    let _held = pen.hold(client(1)).unwrap();
+    assert_eq!(pen.ask(client(1)), None);
+    let max = event(&pen, "client_limit", |_| true);
+    let fields = [("client", "127.9.1.1".into()), ("limit", "per_client_max".into())];
+    has(&pen, &max, &fields);
+    has(&pen, &max, &[("connections", 1.into()), ("others", 0.into())]);
+    // A client is told of once a minute, whatever its limit is.
+    pen.tells("per_client_max 0", "0");
+    (0..4).for_each(|_| drop(pen.ask(client(2))));
+    let rate = event(&pen, "client_limit", |event| event["id"] != max["id"]);
+    has(&pen, &rate, &[("client", "127.9.1.2".into()), ("limit", "per_client_rate".into())]);
+    has(&pen, &rate, &[("connections", 3.into()), ("seconds", 600.into())]);
+}
+
+#[test]
 fn a_server_is_full_and_clients_get_none() {
     let server = Backend::named("a");
     let pen = Pen::builder().servers_with_limits([&server], "1").control().start();

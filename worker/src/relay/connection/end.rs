@@ -29,8 +29,11 @@ pub enum ConnectionEnd {
     ProxyRefused,
     /// The access list refused the client.
     RefusedAcl,
-    /// There was no connection number for a client whose listener was closed (`-x`).
+    /// There was no connection number for a client whose listener was closed (`-x`), or the client
+    /// had as many connections as it may have (`per_client_max`).
     RefusedLimit,
+    /// The client had as many new connections as it may have within a time (`per_client_rate`).
+    RefusedRate,
     /// No server could be used.
     NoServer,
     /// A request was refused (`-H`).
@@ -64,7 +67,7 @@ pub enum Step {
 
 impl ConnectionEnd {
     /// All ends, in the order of the manual.
-    pub const ALL: [ConnectionEnd; 21] = [
+    pub const ALL: [ConnectionEnd; 22] = [
         ConnectionEnd::Client,
         ConnectionEnd::Server,
         ConnectionEnd::ClientReset,
@@ -78,6 +81,7 @@ impl ConnectionEnd {
         ConnectionEnd::ProxyRefused,
         ConnectionEnd::RefusedAcl,
         ConnectionEnd::RefusedLimit,
+        ConnectionEnd::RefusedRate,
         ConnectionEnd::NoServer,
         ConnectionEnd::HttpRefused,
         ConnectionEnd::ClosedByOperator,
@@ -104,6 +108,7 @@ impl ConnectionEnd {
             ConnectionEnd::ProxyRefused => "proxy_refused",
             ConnectionEnd::RefusedAcl => "refused_acl",
             ConnectionEnd::RefusedLimit => "refused_limit",
+            ConnectionEnd::RefusedRate => "refused_rate",
             ConnectionEnd::NoServer => "no_server",
             ConnectionEnd::HttpRefused => "http_refused",
             ConnectionEnd::ClosedByOperator => "closed_by_operator",
@@ -137,6 +142,7 @@ impl ConnectionEnd {
             | (ConnectionEnd::HttpRefused, _) => "PR",
             (ConnectionEnd::TlsBroken, _) => "PD",
             (ConnectionEnd::RefusedLimit, _) => "PC",
+            (ConnectionEnd::RefusedRate, _) => "PR",
             (ConnectionEnd::ClosedByOperator | ConnectionEnd::Shutdown, Preface) => "KR",
             (ConnectionEnd::ClosedByOperator | ConnectionEnd::Shutdown, Queue) => "KQ",
             (ConnectionEnd::ClosedByOperator | ConnectionEnd::Shutdown, Connect) => "KC",

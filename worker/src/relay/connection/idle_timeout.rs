@@ -95,6 +95,7 @@ impl Idle {
                         | ConnectionState::Connecting
                         | ConnectionState::Waiting { .. }
                         | ConnectionState::Held(_)
+                        | ConnectionState::Tarpit
                         | ConnectionState::Idler => {}
                     }
                 }

@@ -9,7 +9,7 @@ use mio::Token;
 use pen_config::checks::Admission;
 use pen_config::ids::{ClientKey, NO_SERVER, Target};
 use pen_ipc::stats::ConnectionInfo;
-use pen_table::ClientRef;
+use pen_table::{ClientRef, Exceeded};
 
 use crate::relay::connection::end::ConnectionEnd;
 use crate::relay::connection::endpoint::{Endpoint, RecvState, SendState};
@@ -61,6 +61,8 @@ pub enum ConnectionState {
     /// One end is closed. The other still gets the data that was read for it, and its own data is
     /// discarded (see `relay::closing`).
     Lingering,
+    /// Is beyond a limit per client, and kept open and silent (see `relay::accept::limits`).
+    Tarpit,
     /// Waits for the client's first bytes, which are answered without a server (see
     /// `relay::accept::dummy`).
     Dummy,
@@ -75,6 +77,27 @@ pub enum HoldReason {
     NoServer,
     /// An operator paused.
     Paused,
+}
+
+/// Whether a connection's client is known, and what it is under the limits per client.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Judged {
+    /// A listed sender must still send the PROXY protocol header, which names the client.
+    HeaderDue,
+    /// Nothing is counted for it: there is no such limit, or it was let in unchecked.
+    #[default]
+    Within,
+    /// It is counted as an open connection of its client.
+    Counted,
+    /// It is beyond a limit: kept open and silent, or for the abuse server.
+    Beyond(Exceeded),
+}
+
+impl Judged {
+    /// Whether it is beyond a limit.
+    pub fn is_beyond(self) -> bool {
+        matches!(self, Judged::Beyond(_))
+    }
 }
 
 /// What a new client gets first.
@@ -235,8 +258,8 @@ pub struct Connection {
     pub key: Option<ClientKey>,
     /// The client's port; 0 for a Unix socket.
     pub port: u16,
-    /// A listed sender must still send the PROXY protocol header.
-    pub header_due: bool,
+    /// Whether its client is known, and what it is under the limits per client.
+    pub judged: Judged,
     /// The addresses in the PROXY protocol header of a listed sender.
     pub origin: Option<Box<Origin>>,
     /// Follows requests and answers while `-H` is on.
@@ -322,7 +345,8 @@ impl Connection {
             ConnectionState::Preface
             | ConnectionState::Connecting
             | ConnectionState::Waiting { .. }
-            | ConnectionState::Held(_) => 1,
+            | ConnectionState::Held(_)
+            | ConnectionState::Tarpit => 1,
             ConnectionState::Relaying
             | ConnectionState::Lingering
             | ConnectionState::Dummy

@@ -193,6 +193,7 @@ impl Relay<'_> {
             | ConnectionState::Connecting
             | ConnectionState::Relaying
             | ConnectionState::Lingering
+            | ConnectionState::Tarpit
             | ConnectionState::Dummy
             | ConnectionState::Idler => timings.step(),
         };

@@ -11,9 +11,10 @@ pub(crate) mod proxy_header;
 use pen_ipc::message::{HandshakeFailure, SenderFault};
 
 use crate::relay::Relay;
+use crate::relay::accept::limits::Watch;
 use crate::relay::connection::FirstStep;
 use crate::relay::connection::end::ConnectionEnd;
-use crate::relay::connection::{Connection, ConnectionState, HoldReason, Timer};
+use crate::relay::connection::{Connection, ConnectionState, HoldReason, Judged, Timer};
 
 /// Least time limit of a preface in milliseconds. It is longer if a connect may take longer.
 const AT_LEAST: u64 = 10_000;
@@ -21,9 +22,9 @@ const AT_LEAST: u64 = 10_000;
 impl Relay<'_> {
     /// Whether a client has sent all that must come before a server is chosen.
     pub(in crate::relay) fn is_preface_over(&self, slot: u32) -> bool {
-        let Connection { header_due, down, .. } = &self.connections[slot];
+        let Connection { judged, down, .. } = &self.connections[slot];
         let is_shaken = || down.session.as_ref().is_some_and(|tls| !tls.is_handshaking());
-        !header_due && (self.tls.is_none() || is_shaken())
+        *judged != Judged::HeaderDue && (self.tls.is_none() || is_shaken())
     }
 
     /// Milliseconds that a preface may take.
@@ -40,8 +41,13 @@ impl Relay<'_> {
     /// Continues a preface after the client has sent data, or can take data again.
     pub(in crate::relay) fn continue_preface(&mut self, slot: u32) {
         // The header comes before everything else, TLS included.
-        if self.connections[slot].header_due && !self.read_sender_header(slot) {
-            return;
+        if self.connections[slot].judged == Judged::HeaderDue {
+            if !self.read_sender_header(slot) {
+                return;
+            }
+            if self.settings.per_client.is_on() && !self.judge_client(slot, Watch::Done) {
+                return;
+            }
         }
         if self.continue_handshake(slot) {
             self.end_preface(slot);
@@ -60,7 +66,7 @@ impl Relay<'_> {
 
     /// Ends a preface that took too long.
     pub(in crate::relay) fn preface_timed_out(&mut self, slot: u32) {
-        if self.connections[slot].header_due {
+        if self.connections[slot].judged == Judged::HeaderDue {
             self.report_sender(slot, SenderFault::Late);
         } else if self.tls.is_some() {
             return self.handshake_failed(slot, HandshakeFailure::Timeout, None);

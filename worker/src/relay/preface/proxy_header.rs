@@ -9,9 +9,9 @@ use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
 use crate::relay::Relay;
-use crate::relay::connection::Connection;
 use crate::relay::connection::end::ConnectionEnd;
 use crate::relay::connection::endpoint::Endpoint;
+use crate::relay::connection::{Connection, Judged};
 use crate::relay::proxy;
 use crate::relay::proxy::Origin;
 use crate::relay::transfer::pump;
@@ -43,7 +43,7 @@ impl Relay<'_> {
             HeaderRead::Part => return false,
             HeaderRead::Header(origin) => {
                 let connection = &mut self.connections[slot];
-                connection.header_due = false;
+                connection.judged = Judged::Within;
                 // The unspecified address belongs to no host, and a client without an address would
                 // pass every access list.
                 if let Some(origin) =

@@ -4,6 +4,7 @@ mod closes;
 pub(crate) mod commands;
 mod drain;
 mod hold;
+mod limits;
 mod lives;
 mod rebalance;
 mod statistics;

@@ -17,11 +17,13 @@ use rustix::io::Errno;
 
 use crate::clock;
 use crate::relay::Relay;
+use crate::relay::accept::limits;
+use crate::relay::accept::limits::Watch;
 use crate::relay::connection::FirstStep;
 use crate::relay::connection::end::ConnectionEnd;
 use crate::relay::connection::endpoint::{Endpoint, Nagle};
 use crate::relay::connection::{
-    ConnectionId, ConnectionState, HoldReason, ServerSince, Side, Timer,
+    ConnectionId, ConnectionState, HoldReason, Judged, ServerSince, Side, Timer,
 };
 use crate::relay::link::Rated;
 use crate::relay::select::{Candidate, Placement, client_permitted};
@@ -62,8 +64,13 @@ impl Relay<'_> {
         (connection.number, connection.began) = (number, clock::precise());
         connection.key = Some(key);
         connection.port = port;
-        connection.header_due = is_sender;
+        if is_sender {
+            connection.judged = Judged::HeaderDue;
+        }
         self.begin_timings(slot);
+        if self.settings.per_client.is_on() && !is_sender && !self.judge_client(slot, Watch::Due) {
+            return;
+        }
         if is_sender || self.first_step != FirstStep::Server {
             if self.watch_client(slot) {
                 match self.first_step {
@@ -93,7 +100,7 @@ impl Relay<'_> {
     }
 
     /// Watches a client's socket. False: that failed, and the connection is closed.
-    fn watch_client(&mut self, slot: u32) -> bool {
+    pub(in crate::relay) fn watch_client(&mut self, slot: u32) -> bool {
         let connection = &self.connections[slot];
         let name = ConnectionId { slot, generation: connection.generation, side: Side::Down };
         match watch(&self.poll, connection.down.socket.as_ref(), name) {
@@ -148,11 +155,12 @@ impl Relay<'_> {
     }
 
     pub(in crate::relay) fn choose(&mut self, slot: u32, key: ClientKey, port: u16) -> Assigned {
-        let arrived = self.connections[slot].client;
+        let (arrived, judged) = (self.connections[slot].client, self.connections[slot].judged);
         let farm = self.farm();
         let Relay { worker_table, settings, now, .. } = &*self;
         let tracking = u64::from(settings.tracking) * 1000;
-        let permitted = client_permitted(settings, key);
+        let is_listed = client_permitted(settings, key);
+        let permitted = is_listed && !judged.is_beyond();
         let mut locked = worker_table.lock(key.bytes()).ok();
         let arrival = locked.as_mut().map(|table| match arrived == ClientRef::NOBODY {
             true => table.arrive(*now, tracking),
@@ -188,7 +196,7 @@ impl Relay<'_> {
         drop(locked);
         let (examined, passed) = (farm.examined.get(), farm.passed_over.get());
         self.attempts.spend(examined);
-        self.link.counters.refused += u64::from(!permitted);
+        self.link.counters.refused += u64::from(!is_listed);
         let evicts = arrival.is_some_and(|arrival| arrival.former == Occupant::AnotherClient);
         self.link.counters.evictions += u64::from(evicts);
         let connection = &mut self.connections[slot];
@@ -207,6 +215,9 @@ impl Relay<'_> {
     pub(in crate::relay) fn close_unassigned(&mut self, slot: u32, assigned: Assigned) {
         if assigned == Assigned::NoServer {
             return self.unserved(slot);
+        }
+        if let Judged::Beyond(exceeded) = self.connections[slot].judged {
+            return self.finish(slot, Some(limits::end(exceeded)));
         }
         if self.debug.on(1) {
             let key = self.connections[slot].key.unwrap_or(ClientKey::UNIX);

@@ -83,6 +83,7 @@ fn has_reached(connection: &Connection) -> bool {
         | ConnectionState::Connecting
         | ConnectionState::Waiting { .. }
         | ConnectionState::Held(_)
+        | ConnectionState::Tarpit
         | ConnectionState::Dummy
         | ConnectionState::Idler => false,
     }

@@ -9,6 +9,7 @@ use crate::grammar;
 use crate::grammar::{COUNT, quoted};
 
 pub(super) mod checks;
+pub(super) mod limits;
 pub(super) mod queries;
 pub(super) mod servers;
 pub(super) mod tls;

@@ -100,6 +100,9 @@ impl InForce<'_> {
         all.push(Setting::Check(settings.check.clone()));
         all.push(Setting::OnDown(settings.on_down));
         all.push(Setting::Maglev(settings.selection.maglev));
+        all.push(Setting::PerClientRate(settings.per_client.rate));
+        all.push(Setting::PerClientNet(settings.per_client.net));
+        all.push(Setting::UnlimitedAcl(settings.per_client.unlimited));
         all.extend(settings.servers_from.iter().cloned().map(Setting::ServersFrom));
         let last = settings.servers_from.iter().map(|from| u32::from(from.last) + 1).max();
         let count = settings.server_count().max(last.unwrap_or(0));
@@ -136,6 +139,8 @@ impl InForce<'_> {
             Number::Rebalance,
             Number::Resolve,
             Number::SlowStart,
+            Number::PerClientMax,
+            Number::Tarpit,
         ]
         .into_iter()
         .map(|number| (number, number.value(self.settings).unwrap_or(self.workers)))
@@ -158,6 +163,7 @@ fn switches(settings: &Settings) -> impl Iterator<Item = (Switch, bool)> + use<>
         (Switch::Ascii, settings.ascii),
         (Switch::Dummy, settings.dummy),
         (Switch::FailOpen, settings.fail_open),
+        (Switch::AbuseOver, settings.per_client.abuse_over),
     ]
     .into_iter()
 }

@@ -108,7 +108,7 @@ fn the_bytes_of_each_message_of_a_worker_stay() {
 
 #[test]
 fn the_bytes_of_each_event_stay() {
-    count::<Event>(16);
+    count::<Event>(18);
     let (refused, timeout) = (ConnectFailure::Errno(111), ConnectFailure::Timeout);
     let certificate = PeerCertificate { subject: "CN=x".into(), serial: "0a".into() };
     are::<FromWorker>(&[
@@ -158,6 +158,16 @@ fn the_bytes_of_each_event_stay() {
         ),
         ("00010efb2c01", event(Event::TableRebuilt { kept: 300 })),
         ("00010f0538", event(Event::ConnectionLogLost { lines: 5, errno: 28 })),
+        (
+            "00011000000000000000000000ffffc000020140001401",
+            event(Event::BeyondLimit {
+                client: CLIENT,
+                length: 64,
+                limit: PerClientLimit::Connections { most: 20 },
+                others: 1,
+            }),
+        ),
+        ("00011105", event(Event::LimitsUnchecked { clients: 5 })),
     ]);
 }
 
@@ -165,6 +175,11 @@ fn the_bytes_of_each_event_stay() {
 fn the_bytes_of_each_cause_stay() {
     count::<ConnectFailure>(2);
     are(&[("00de", ConnectFailure::Errno(111)), ("01", ConnectFailure::Timeout)]);
+    count::<PerClientLimit>(2);
+    are(&[
+        ("0014", PerClientLimit::Connections { most: 20 }),
+        ("01640a", PerClientLimit::Rate { connections: 100, seconds: 10 }),
+    ]);
     count::<SenderFault>(3);
     are(&[
         ("00", SenderFault::Malformed),
@@ -286,6 +301,14 @@ fn the_bytes_of_counters_stay() {
         ..second
     };
     let fourth = Counters { held: 35, held_ended: 36, ..third };
+    let fifth = Counters {
+        beyond_max: 37,
+        beyond_rate: 38,
+        tarpitted: 39,
+        tarpit_ended: 40,
+        limits_unchecked: 41,
+        ..fourth
+    };
     let lines = [
         ("0000100102030405060708090a0b0c0d0e0f10140102030405060708090a0b0c0d0e0f1011121314", first),
         (
@@ -301,6 +324,11 @@ fn the_bytes_of_counters_stay() {
             "0000240102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f2021222324\
              140102030405060708090a0b0c0d0e0f1011121314",
             fourth,
+        ),
+        (
+            "0000290102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f20212223242526272829\
+             140102030405060708090a0b0c0d0e0f1011121314",
+            fifth,
         ),
     ];
     for (bytes, counters) in lines {

@@ -1,0 +1,186 @@
+//! The limits per client: what one client is, how much it may do, and what becomes of a connection
+//! beyond that.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::acl::Acl;
+use crate::ids::ClientKey;
+
+/// The limits per client. The names of the fields stand in the state of an upgrade, so they never
+/// change.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+pub struct PerClient {
+    /// Most open connections of a client; 0 = no limit.
+    pub max: u32,
+    /// Most new connections of a client within a time; `None` = no limit.
+    pub rate: Option<ClientRate>,
+    /// What one client is.
+    pub net: ClientNet,
+    /// Seconds for which a connection beyond a limit is kept open and silent; 0 = it is reset.
+    pub tarpit: u32,
+    /// Whether the abuse server gets connections beyond a limit.
+    pub abuse_over: bool,
+    /// The access list of the clients that have no limits.
+    pub unlimited: Option<u8>,
+}
+
+/// Most new connections within a time. Those that were refused count too.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct ClientRate {
+    /// The connections, at least 1.
+    pub connections: u32,
+    /// The time in seconds, at least 1.
+    pub seconds: u32,
+}
+
+/// How many leading bits of its address make a client.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct ClientNet {
+    /// Of an IPv4 address, 1 to 32.
+    pub v4: u8,
+    /// Of an IPv6 address, 1 to 128.
+    pub v6: u8,
+}
+
+/// A whole IPv4 address, and the net that providers give to one customer of IPv6.
+impl Default for ClientNet {
+    fn default() -> ClientNet {
+        ClientNet { v4: 32, v6: 64 }
+    }
+}
+
+impl PerClient {
+    /// Whether there is a limit.
+    pub fn is_on(&self) -> bool {
+        self.max > 0 || self.rate.is_some()
+    }
+
+    /// Whether a client has no limits, by the access lists of the settings.
+    pub fn is_unlimited(&self, lists: &[Acl], client: ClientKey) -> bool {
+        let list = self.unlimited.and_then(|list| lists.get(usize::from(list)));
+        client.ip().is_none() || list.is_some_and(|list| list.permits(client))
+    }
+}
+
+impl ClientNet {
+    /// The bits of a client's address that count, of the 128 of its key.
+    fn bits(self, client: ClientKey) -> u32 {
+        match client.ip() {
+            Some(ip) if ip.is_ipv4() => 96 + u32::from(self.v4.min(32)),
+            Some(_) | None => u32::from(self.v6.min(128)),
+        }
+    }
+
+    /// The length of the prefix of a client's net, as its family counts it.
+    pub fn length(self, client: ClientKey) -> u8 {
+        match client.ip() {
+            Some(ip) if ip.is_ipv4() => self.v4,
+            Some(_) | None => self.v6,
+        }
+    }
+
+    /// The first address of a client's net.
+    pub fn first(self, client: ClientKey) -> ClientKey {
+        let rest = u128::MAX.checked_shr(self.bits(client)).unwrap_or(0);
+        ClientKey::from_bytes((u128::from_be_bytes(client.bytes()) & !rest).to_be_bytes())
+    }
+
+    /// A key for a client's net. It differs from that of a net of another size with the same first
+    /// address, so that what was counted for the one does not count for the other: a 1 follows the
+    /// bits that count. Only a single address has no place for it.
+    pub fn key(self, client: ClientKey) -> [u8; 16] {
+        let mark = (1u128 << 127).checked_shr(self.bits(client)).unwrap_or(0);
+        (u128::from_be_bytes(self.first(client).bytes()) | mark).to_be_bytes()
+    }
+
+    /// A client's net in words: the address if it is alone, else the first one and the length.
+    pub fn shown(self, client: ClientKey) -> String {
+        let (first, bits) = (self.first(client), self.bits(client));
+        match client.ip() {
+            Some(_) if bits < 128 => format!("{first}/{}", self.length(client)),
+            Some(_) | None => first.to_string(),
+        }
+    }
+}
+
+/// The form that `per_client_rate` takes.
+impl fmt::Display for ClientRate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.connections, self.seconds)
+    }
+}
+
+/// The form that `per_client_net` takes.
+impl fmt::Display for ClientNet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.v4, self.v6)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::acl::{AclVerdict, Net};
+
+    fn client(text: &str) -> ClientKey {
+        ClientKey::from_ip(text.parse().unwrap())
+    }
+
+    #[test]
+    fn addresses_of_one_net_are_one_client() {
+        let usual = ClientNet::default();
+        for (one, other) in [("2001:db8::1", "2001:db8::ffff:0:0:1"), ("192.0.2.7", "192.0.2.7")] {
+            assert_eq!(usual.key(client(one)), usual.key(client(other)));
+        }
+        for (one, other) in [("2001:db8::1", "2001:db8:0:1::1"), ("192.0.2.7", "192.0.2.6")] {
+            assert_ne!(usual.key(client(one)), usual.key(client(other)));
+        }
+        let wide = ClientNet { v4: 24, v6: 48 };
+        assert_eq!(wide.key(client("192.0.2.7")), wide.key(client("192.0.2.250")));
+        assert_ne!(wide.key(client("192.0.2.7")), wide.key(client("192.0.3.7")));
+        assert_eq!(wide.key(client("2001:db8::1")), wide.key(client("2001:db8:0:9::1")));
+        assert_eq!(
+            [usual, wide, ClientNet { v4: 1, v6: 128 }].map(|net| {
+                ["192.0.2.7", "2001:db8::1"].map(|address| net.shown(client(address)))
+            }),
+            [
+                ["192.0.2.7", "2001:db8::/64"],
+                ["192.0.2.0/24", "2001:db8::/48"],
+                ["128.0.0.0/1", "2001:db8::1"],
+            ]
+        );
+        assert_eq!(usual.shown(ClientKey::UNIX), "unix");
+    }
+
+    #[test]
+    fn nets_of_two_sizes_are_not_confused() {
+        let at = |v4, v6| ClientNet { v4, v6 };
+        let v6 = client("2001:db8::");
+        assert_ne!(at(32, 64).key(v6), at(32, 56).key(v6));
+        assert_ne!(at(32, 64).key(v6), v6.bytes());
+        assert_eq!(at(32, 128).key(v6), v6.bytes());
+        let v4 = client("10.0.0.0");
+        assert_ne!(at(24, 64).key(v4), at(16, 64).key(v4));
+        assert_eq!(at(32, 64).key(v4), v4.bytes());
+    }
+
+    #[test]
+    fn a_list_frees_its_clients_from_limits_and_none_frees_nobody() {
+        let mut lists: [Acl; 2] = Default::default();
+        assert!(
+            lists[1]
+                .push(AclVerdict::Permit, Net::v4_prefix("10.0.0.0".parse().unwrap(), 8).unwrap())
+        );
+        let mut limits = PerClient { max: 1, ..PerClient::default() };
+        assert!(limits.is_on() && !PerClient::default().is_on());
+        assert!(!limits.is_unlimited(&lists, client("10.0.0.1")));
+        assert!(limits.is_unlimited(&lists, ClientKey::UNIX));
+        limits.unlimited = Some(1);
+        assert!(limits.is_unlimited(&lists, client("10.0.0.1")));
+        assert!(!limits.is_unlimited(&lists, client("11.0.0.1")));
+        limits.unlimited = Some(0);
+        assert!(limits.is_unlimited(&lists, client("11.0.0.1")), "an empty list permits all");
+    }
+}

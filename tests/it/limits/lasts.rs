@@ -1,0 +1,87 @@
+//! Counts stay exact over deaths of workers, reloads and upgrades.
+
+use std::fs;
+
+use rustix::process::Signal;
+
+use super::{client, fill, open, overview};
+use crate::harness::{Backend, Client, Pen, Process, eventually};
+use crate::upgrade::Installed;
+
+#[test]
+fn a_worker_that_dies_takes_its_connections_from_the_count_and_no_others() {
+    let server = Backend::named("a");
+    let pen = Pen::builder()
+        .workers(3)
+        .options(["-x", "200", "-O", "per_client_max 30"])
+        .control()
+        .server(&server)
+        .start();
+    for _ in 0..3 {
+        let _held = [fill(&pen, client(1), 20), fill(&pen, client(2), 20)];
+        let status = overview(&pen);
+        let workers = status["worker_list"].as_array().unwrap();
+        let most = workers.iter().max_by_key(|one| one["connections"].as_u64()).unwrap();
+        let lost = most["connections"].as_u64().unwrap() as u32;
+        assert!(lost > 0);
+        Process::open(most["pid"].as_i64().unwrap() as i32).unwrap().kill();
+        // The next client of a net has the count made anew.
+        eventually("the count is right", || {
+            let (one, two) = (pen.hold(client(1)), pen.hold(client(2)));
+            let counted = open(&pen, client(1)) + open(&pen, client(2));
+            one.is_some() && two.is_some() && counted == 42 - lost
+        });
+        drop(_held);
+        eventually("all are gone", || open(&pen, client(1)) + open(&pen, client(2)) == 0);
+    }
+    pen.settle();
+}
+
+#[test]
+fn limits_that_a_reload_changes_count_what_is_open() {
+    let server = Backend::named("a");
+    let pen = Pen::builder().workers(2).control().file("").server(&server).start();
+    let reload = |text: &str| {
+        fs::write(pen.directory().join("pen.cfg"), text).unwrap();
+        pen.supervisor().signal(Signal::HUP);
+        eventually("the file is in force", || {
+            let shown = pen.tell("show");
+            text.lines().all(|line| shown.lines().any(|shown| shown == line))
+        });
+    };
+    let held = fill(&pen, client(1), 6);
+    let other = fill(&pen, client(2), 2);
+    reload("per_client_max 4\n");
+    assert_eq!((open(&pen, client(1)), open(&pen, client(2))), (6, 2));
+    assert_eq!(pen.ask(client(1)), None);
+    assert!(held.iter().all(|one| !one.has_news()), "what is open stays");
+    reload("per_client_max 9\n");
+    assert_eq!(pen.ask(client(1)).as_deref(), Some("a"));
+    reload("per_client_max 9\nper_client_net 24 64\n");
+    assert_eq!(open(&pen, client(77)), 8, "both addresses are one client");
+    drop(held);
+    eventually("they are counted no more", || open(&pen, client(77)) == 2);
+    reload("per_client_max 0\n");
+    fill(&pen, client(1), 20);
+    reload("per_client_max 3\n");
+    eventually("two are left", || open(&pen, client(2)) == 2);
+    drop(other);
+    eventually("none is left", || open(&pen, client(2)) == 0);
+}
+
+#[test]
+fn old_workers_and_new_ones_count_together_after_an_upgrade() {
+    let server = Backend::named("a");
+    let pen = Installed::start(
+        Pen::builder().workers(2).options(["-O", "per_client_max 5"]).control().server(&server),
+    );
+    let mut held = fill(&pen, client(1), 5);
+    assert_eq!(pen.upgrade("9.0.0"), 5);
+    assert_eq!((pen.ask(client(1)), open(&pen, client(1))), (None, 5));
+    drop(held.pop());
+    eventually("one is gone", || open(&pen, client(1)) == 4);
+    let more: Client = pen.hold(client(1)).unwrap().0;
+    assert_eq!(pen.ask(client(1)), None);
+    drop((held, more));
+    eventually("all are gone", || open(&pen, client(1)) == 0);
+}

@@ -1,0 +1,329 @@
+//! Limits per client: whether a client may have one connection more, and what becomes of those that
+//! it may not have.
+//!
+//! A connection is judged once, as soon as its client's address is known: when it is accepted, or
+//! after the PROXY header of a listed sender. That is before TLS and before a server is chosen. The
+//! counts are in the shared table, so they are those of all workers.
+//!
+//! A connection beyond a limit is reset. With `abuse_over`, the abuse server gets it instead. With
+//! `tarpit`, it is kept open: nothing is read from it, nothing is sent, and its receive buffer is
+//! as small as the kernel allows.
+
+use pen_config::ids::ClientKey;
+use pen_config::per_client::PerClient;
+use pen_config::settings::Settings;
+use pen_ipc::message::{Event, PerClientLimit};
+use pen_table::{Exceeded, NetArrival, NetLimits, Rate, Telling};
+
+use crate::relay::Relay;
+use crate::relay::connection::end::ConnectionEnd;
+use crate::relay::connection::endpoint::reset_on_close;
+use crate::relay::connection::pool::Pool;
+use crate::relay::connection::timers::{Queue, Step};
+use crate::relay::connection::{ConnectionState, Judged};
+
+/// The part of the connections under `-x` that may be kept open and silent.
+const TARPIT_PART: u32 = 4;
+
+/// Bytes of the receive buffer of a connection that is kept open and silent. The kernel raises it
+/// to its least.
+const SMALLEST_BUFFER: usize = 1;
+
+/// The connections of a worker that are kept open and silent.
+#[derive(Debug, Default)]
+pub struct Tarpit {
+    /// In the order in which they came.
+    queue: Queue<Step>,
+    count: u32,
+}
+
+impl Tarpit {
+    /// When the first connection will have been there for so many seconds.
+    pub fn due(&self, pool: &Pool, seconds: u32) -> Option<u64> {
+        self.queue.next_deadline(pool, u64::from(seconds) * 1000)
+    }
+}
+
+impl Relay<'_> {
+    /// Makes room in the table for what limits count.
+    pub(in crate::relay) fn prepare_limits(&self) {
+        if self.settings.per_client.is_on() {
+            self.worker_table.want_nets(self.settings.connections_max);
+        }
+    }
+
+    /// Whether a client's connection goes on to a server. Otherwise it was reset, or is kept open
+    /// and silent. To be called if there is a limit, once its client is known.
+    pub(in crate::relay) fn judge_client(&mut self, slot: u32, watch: Watch) -> bool {
+        let connection = &self.connections[slot];
+        let (number, limits) = (connection.number, self.settings.per_client);
+        let Some(key) = connection.key else { return true };
+        if limits.is_unlimited(&self.settings.acls, key) {
+            return true;
+        }
+        let net = limits.net.key(key);
+        match self.worker_table.arrive_in_net(number, net, of_net(&limits), self.now) {
+            NetArrival::Within => true,
+            NetArrival::Counted => {
+                self.connections[slot].judged = Judged::Counted;
+                true
+            }
+            NetArrival::Unchecked => {
+                self.link.counters.limits_unchecked += 1;
+                self.link.report_counted(Event::LimitsUnchecked { clients: 1 }, self.now);
+                true
+            }
+            NetArrival::Beyond(exceeded, telling) => {
+                self.tell_beyond(key, exceeded, telling);
+                self.connections[slot].judged = Judged::Beyond(exceeded);
+                self.treat_beyond(slot, exceeded, watch)
+            }
+        }
+    }
+
+    /// Counts a connection beyond a limit, and reports its client.
+    fn tell_beyond(&mut self, key: ClientKey, exceeded: Exceeded, telling: Telling) {
+        let limits = self.settings.per_client;
+        let counters = &mut self.link.counters;
+        let limit = match (exceeded, limits.rate) {
+            (Exceeded::Rate, Some(rate)) => {
+                counters.beyond_rate += 1;
+                PerClientLimit::Rate { connections: rate.connections, seconds: rate.seconds }
+            }
+            (Exceeded::Connections | Exceeded::Rate, _) => {
+                counters.beyond_max += 1;
+                PerClientLimit::Connections { most: limits.max }
+            }
+        };
+        if self.debug.on(1) {
+            let net = limits.net.shown(key);
+            self.debug.log(1, format_args!("client {key} is beyond {}", setting(exceeded, &net)));
+        }
+        match telling {
+            Telling::Now => {
+                let client = limits.net.first(key).bytes();
+                let length = limits.net.length(key);
+                let event = Event::BeyondLimit { client, length, limit, others: 0 };
+                self.link.report_counted(event, self.now);
+            }
+            Telling::Known => {}
+        }
+    }
+
+    /// What becomes of a connection beyond a limit; true: it goes on, to the abuse server.
+    fn treat_beyond(&mut self, slot: u32, exceeded: Exceeded, watch: Watch) -> bool {
+        let limits = self.settings.per_client;
+        if limits.abuse_over && self.settings.abuse.is_some() {
+            return true;
+        }
+        let room = self.settings.connections_max / TARPIT_PART;
+        if limits.tarpit > 0 && self.worker_table.reserve_tarpit(room) {
+            self.note_end(slot, end(exceeded));
+            self.enter_tarpit(slot, watch);
+            return false;
+        }
+        self.connections[slot].down.socket.iter().for_each(reset_on_close);
+        self.finish(slot, Some(end(exceeded)));
+        false
+    }
+
+    /// Keeps a connection open and silent.
+    fn enter_tarpit(&mut self, slot: u32, watch: Watch) {
+        self.connections.stop(slot);
+        self.connections[slot].state = ConnectionState::Tarpit;
+        self.tarpit.queue.wait(&mut self.connections.pool, slot, self.now);
+        self.tarpit.count += 1;
+        self.link.counters.tarpitted += 1;
+        if let Some(socket) = &self.connections[slot].down.socket {
+            // It only saves memory of the kernel.
+            let _ = rustix::net::sockopt::set_socket_recv_buffer_size(socket, SMALLEST_BUFFER);
+        }
+        match watch {
+            // If it fails, the connection is closed.
+            Watch::Due => drop(self.watch_client(slot)),
+            Watch::Done => {}
+        }
+    }
+
+    /// Ends what a connection has under the limits.
+    pub(in crate::relay) fn leave_limits(&mut self, slot: u32) {
+        let connection = &mut self.connections[slot];
+        match std::mem::take(&mut connection.judged) {
+            Judged::Counted => self.worker_table.release_net(connection.number),
+            Judged::HeaderDue | Judged::Within | Judged::Beyond(_) => {}
+        }
+        if connection.state == ConnectionState::Tarpit {
+            connection.state = ConnectionState::Connecting;
+            self.tarpit.queue.leave(&mut self.connections.pool, slot);
+            self.tarpit.count -= 1;
+            self.link.counters.tarpit_ended += 1;
+            self.worker_table.set_tarpitted(self.tarpit.count);
+        }
+    }
+
+    /// Handles an event at a connection that is kept open and silent.
+    pub(in crate::relay) fn on_tarpit_event(&mut self, slot: u32, event: &mio::event::Event) {
+        if event.is_error() || event.is_read_closed() || event.is_write_closed() {
+            self.tarpit_ends(slot);
+        }
+    }
+
+    /// Resets the connections that were kept open for long enough.
+    pub(in crate::relay) fn on_tarpit(&mut self) {
+        let time = u64::from(self.settings.per_client.tarpit) * 1000;
+        while let Some(slot) = self.tarpit.queue.due(&self.connections.pool, time, self.now) {
+            self.tarpit_ends(slot);
+        }
+    }
+
+    fn tarpit_ends(&mut self, slot: u32) {
+        self.connections[slot].down.socket.iter().for_each(reset_on_close);
+        self.finish(slot, None);
+    }
+
+    /// Counts the open connections by new settings, if these count otherwise.
+    pub(in crate::relay) fn limits_replaced(&mut self, old: &Settings) {
+        self.prepare_limits();
+        if counting(old) != counting(&self.settings) {
+            self.count_clients();
+        }
+    }
+
+    /// Writes again what the table has of this worker's connections for the limits.
+    pub(in crate::relay) fn republish_limits(&mut self) {
+        if self.settings.per_client.is_on() {
+            self.count_clients();
+        }
+        self.worker_table.set_tarpitted(self.tarpit.count);
+    }
+
+    /// Counts each open connection for its client, as the settings say.
+    fn count_clients(&mut self) {
+        let limits = self.settings.per_client;
+        for slot in 0..self.connections.pool.slots() {
+            let connection = &self.connections[slot];
+            let is_known =
+                connection.state != ConnectionState::Free && connection.judged != Judged::HeaderDue;
+            let (Some(key), true) = (connection.key, is_known) else { continue };
+            let (number, is_beyond) = (connection.number, connection.judged.is_beyond());
+            let counts =
+                limits.max > 0 && !is_beyond && !limits.is_unlimited(&self.settings.acls, key);
+            let counted = match counts {
+                true => self.worker_table.count_in_net(number, limits.net.key(key), self.now),
+                false => {
+                    self.worker_table.release_net(number);
+                    NetArrival::Within
+                }
+            };
+            let judged = &mut self.connections[slot].judged;
+            match (counted, is_beyond) {
+                (NetArrival::Counted, _) => *judged = Judged::Counted,
+                (NetArrival::Unchecked, _) => {
+                    *judged = Judged::Within;
+                    self.link.counters.limits_unchecked += 1;
+                }
+                (NetArrival::Within | NetArrival::Beyond(..), false) => *judged = Judged::Within,
+                (NetArrival::Within | NetArrival::Beyond(..), true) => {}
+            }
+        }
+    }
+
+    /// What the limits make of a client's next connection; none: nothing.
+    pub(in crate::relay) fn explain_limits(&self, key: ClientKey) -> Option<LimitsExplained> {
+        let limits = self.settings.per_client;
+        if !limits.is_on() {
+            return None;
+        }
+        if key == ClientKey::UNIX {
+            return Some(LimitsExplained::Goes("no limits per client: it has no address".into()));
+        }
+        if limits.is_unlimited(&self.settings.acls, key) {
+            let list = limits.unlimited.unwrap_or_default();
+            let line = format!("no limits per client: permitted by acl {list} (unlimited_acl)");
+            return Some(LimitsExplained::Goes(line));
+        }
+        let seconds = limits.rate.map_or(1, |rate| rate.seconds);
+        let used = self.worker_table.net_use(limits.net.key(key), seconds, self.now);
+        let net = limits.net.shown(key);
+        let mut line = match net == key.to_string() {
+            true => "limits per client:".to_owned(),
+            false => format!("limits per client, as one of {net}:"),
+        };
+        let mut beyond = None;
+        if let Some(rate) = limits.rate {
+            line += &format!(
+                " {} of {} connections within {seconds} s (per_client_rate)",
+                used.attempts, rate.connections
+            );
+            beyond = (used.attempts >= rate.connections).then_some(Exceeded::Rate);
+        }
+        if limits.max > 0 {
+            let comma = if limits.rate.is_some() { "," } else { "" };
+            line += &format!("{comma} {} of {} open (per_client_max)", used.open, limits.max);
+            let is_full = used.open >= limits.max;
+            beyond = beyond.or(is_full.then_some(Exceeded::Connections));
+        }
+        let Some(exceeded) = beyond else { return Some(LimitsExplained::Goes(line)) };
+        let room = self.settings.connections_max / TARPIT_PART;
+        let fate = if limits.abuse_over && self.settings.abuse.is_some() {
+            "would go to the abuse server (abuse_over)".into()
+        } else if limits.tarpit > 0 && self.worker_table.tarpitted() < room {
+            format!("would be kept open and silent for {} s (tarpit)", limits.tarpit)
+        } else {
+            "would be reset".into()
+        };
+        let limit = match exceeded {
+            Exceeded::Connections => "per_client_max",
+            Exceeded::Rate => "per_client_rate",
+        };
+        Some(LimitsExplained::Stops(format!("{line}\nbeyond {limit}: the connection {fate}")))
+    }
+}
+
+/// Whether a connection's socket is watched for events.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(in crate::relay) enum Watch {
+    /// It is.
+    Done,
+    /// It is not.
+    Due,
+}
+
+/// What the limits make of a client's next connection.
+pub(in crate::relay) enum LimitsExplained {
+    /// It goes on; the line says why.
+    Goes(String),
+    /// It does not; the last line says what becomes of it.
+    Stops(String),
+}
+
+/// The limits in the form of the table.
+fn of_net(limits: &PerClient) -> NetLimits {
+    NetLimits {
+        connections: (limits.max > 0).then_some(limits.max),
+        rate: limits.rate.map(|rate| Rate { attempts: rate.connections, seconds: rate.seconds }),
+    }
+}
+
+/// The setting of a limit, and whose it is.
+fn setting(exceeded: Exceeded, net: &str) -> String {
+    match exceeded {
+        Exceeded::Connections => format!("per_client_max for {net}"),
+        Exceeded::Rate => format!("per_client_rate for {net}"),
+    }
+}
+
+/// What decides for which client an open connection is counted, if it is.
+fn counting(settings: &Settings) -> impl PartialEq + '_ {
+    let limits = settings.per_client;
+    let list = limits.unlimited.and_then(|list| settings.acls.get(usize::from(list)));
+    (limits.max > 0).then_some((limits.net, list))
+}
+
+/// How a connection beyond a limit ends.
+pub(in crate::relay) fn end(exceeded: Exceeded) -> ConnectionEnd {
+    match exceeded {
+        Exceeded::Connections => ConnectionEnd::RefusedLimit,
+        Exceeded::Rate => ConnectionEnd::RefusedRate,
+    }
+}
