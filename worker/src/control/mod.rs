@@ -128,6 +128,7 @@ impl Control {
                     CHANNEL => {
                         if let Some(status) = self.handle_messages() {
                             self.close_watches(STOPS);
+                            self.refuse_waiting(STOPS);
                             // The operator who stopped pen must get the reply.
                             self.go_on_with_ready();
                             // The end of file in the middle of a reply would look like its end.
@@ -153,7 +154,7 @@ impl Control {
             });
             self.unwatch();
             if self.leaving.is_some() {
-                self.refuse_waiting();
+                self.refuse_waiting(UPGRADED);
                 self.go_on_with_ready();
             }
             if self.has_left(now) {
@@ -221,7 +222,7 @@ impl Control {
                 Ok(Received::Message(ToControl::Leave, _)) => {
                     self.port.pause(&self.poll);
                     self.leaving = Some(Instant::now() + LEAVE_TIME);
-                    self.refuse_waiting();
+                    self.refuse_waiting(UPGRADED);
                     self.close_watches(UPGRADED_WATCH);
                 }
                 Ok(Received::Message(ToControl::Ping { serial }, _)) => self.link.pong(serial),
@@ -249,11 +250,11 @@ impl Control {
     }
 
     /// Refuses the commands that no supervisor will answer any more.
-    fn refuse_waiting(&mut self) {
+    fn refuse_waiting(&mut self, why: &str) {
         let waiting = self.operators.iter().filter(|(_, operator)| operator.is_asked());
         let waiting: Vec<u64> = waiting.map(|(ticket, _)| *ticket).collect();
         for ticket in waiting {
-            self.answer(ticket, OperatorReply::refusal(UPGRADED.to_owned()));
+            self.answer(ticket, OperatorReply::refusal(why.to_owned()));
         }
     }
 

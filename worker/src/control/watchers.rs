@@ -10,7 +10,7 @@ pub const WATCHERS: usize = 32;
 /// Why those who watch get no more events after an upgrade.
 pub const UPGRADED_WATCH: &str = "pen was upgraded; watch again";
 
-/// The same when pen stops.
+/// The same when pen stops, and the reply to a command that has none yet (`drain` can wait long).
 pub const STOPS: &str = "pen stops";
 
 impl Control {

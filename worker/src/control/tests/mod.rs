@@ -278,6 +278,15 @@ fn a_reply_is_whole_although_the_order_to_end_comes_right_behind_it() {
 }
 
 #[test]
+fn who_waits_for_an_answer_when_pen_stops_is_told_so() {
+    let process = Process::plain();
+    let mut operator = process.sends("outcome drain 0\n");
+    process.asked();
+    process.channel.send(&ToControl::Stop, None).unwrap();
+    assert_eq!(rest(&mut operator), "outcome: error\npen stops\n");
+}
+
+#[test]
 fn a_file_goes_with_its_command() {
     let process = Process::plain();
     let directory = tempfile::tempdir().unwrap();
