@@ -18,7 +18,6 @@ pub mod maglev;
 pub mod names;
 pub mod paths;
 pub mod per_client;
-pub mod places;
 pub mod print;
 pub mod proxy;
 pub mod server_tls;

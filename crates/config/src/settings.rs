@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::acl::{Acl, LISTS};
 use crate::address::{Address, Host};
+use crate::checks::records::{Record, SlotKeys};
 use crate::checks::{Admission, Check, OnDown, ServerCheck, ServerMode, ServersFrom};
-use crate::followed::{Record, SlotKeys};
 use crate::ids::{ServerId, Target};
 use crate::per_client::PerClient;
 use crate::proxy::{ProxyOut, Senders};
@@ -265,7 +265,7 @@ pub struct Server {
     /// Whether it speaks TLS.
     #[serde(default)]
     pub transport: ServerTransport,
-    /// Another number when a command puts it elsewhere ([`crate::places::settle_epochs`]). Then it
+    /// Another number when a command puts it elsewhere ([`crate::names::places::settle_epochs`]). Then it
     /// is another server, while another answer of the resolver is the same server elsewhere.
     #[serde(default)]
     pub epoch: u32,

@@ -15,6 +15,7 @@ pub(crate) mod heartbeat;
 pub(crate) mod job;
 pub(crate) mod keep;
 pub(crate) mod messages;
+pub(crate) mod moves;
 pub(crate) mod names;
 pub(crate) mod obstructed;
 pub(crate) mod page;

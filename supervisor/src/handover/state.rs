@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 #[cfg(doc)]
 use pen_ipc::message::LASTING_VERSION;
 
-use crate::event_loop::names::moves::FormerMarks;
+use crate::event_loop::moves::FormerMarks;
 use crate::files::program::ProgramFile;
 use crate::handover::descriptors::Number;
 use crate::jail::sandbox::CarriedSandbox;

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, Ipv4Addr};
+use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -11,8 +12,8 @@ use serde_json::Value;
 use super::name_server::{self, Manner, NameServer, Srv};
 use crate::harness::backend::echo;
 use crate::harness::events::event;
-use crate::harness::machine::in_own_network;
-use crate::harness::{Backend, Builder, Pen, eventually};
+use crate::harness::machine::{example, in_own_network};
+use crate::harness::{Backend, Builder, Pen, Port, eventually};
 use crate::upgrade::Installed;
 
 const NAME: &str = "web.test";
@@ -428,4 +429,54 @@ fn slots_last_over_the_death_of_a_worker_and_an_upgrade() {
     assert_eq!(slots(&pen), ["5", "6-", "1"]);
     open.finish();
     become_slots(&pen, &["5", "_", "1"]);
+}
+
+#[test]
+fn no_client_fails_while_servers_come_and_go() {
+    let this = "no_client_fails_while_servers_come_and_go";
+    if !in_own_network(this, &name_server::setup()) {
+        return;
+    }
+    let names = NameServer::start();
+    let port = Port::reserve_on(Ipv4Addr::UNSPECIFIED.into());
+    let number = port.address().port();
+    let mut servers = Command::new(example("generator"))
+        .args(["serve", &format!("0.0.0.0:{number}"), "1"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut ready = String::new();
+    BufReader::new(servers.stdout.as_mut().unwrap()).read_line(&mut ready).unwrap();
+    // 100 of 200 addresses at a time; each round takes all of them away and brings the others.
+    let addresses = |round: u8| (1..=100).map(move |last| Ipv4Addr::new(127, 4, round % 2, last));
+    names.addresses(NAME, addresses(0));
+    let text = format!("resolve 1\nservers_from {NAME} {number} 0-255\n");
+    let pen =
+        Pen::builder().workers(2).control().options(["-r", "-x", "20000"]).file(&text).start();
+    let mut clients = Command::new(example("generator"))
+        .args(["short", &pen.address().to_string(), "rate=500", "clients=100"])
+        .args(["milliseconds=12000", "bytes=64"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let changes = || pen.said().matches(&format!("servers of {NAME}: ")).count();
+    for round in 1..=4 {
+        names.addresses(NAME, addresses(round));
+        eventually("the others are there", || {
+            let reply = pen.tell("servers");
+            let wanted = format!(" addr 127.4.{}.", round % 2);
+            let there = |line: &&str| line.contains(&wanted) && line.ends_with("record present");
+            reply.lines().filter(there).count() == 100
+        });
+    }
+    assert!(changes() >= 4, "{}", pen.said());
+    let is_over_before = clients.try_wait().unwrap().is_some();
+    let result = clients.wait_with_output().unwrap();
+    servers.kill().unwrap();
+    servers.wait().unwrap();
+    assert!(!is_over_before, "the changes took longer than the load");
+    let result: Value = serde_json::from_slice(&result.stdout).unwrap();
+    eprintln!("{result}");
+    assert_eq!(result["errors"], 0, "{result}");
+    assert!(result["units"].as_u64().unwrap() > 1000, "{result}");
 }

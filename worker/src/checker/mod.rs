@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use mio::{Events, Poll, Token};
 use pen_config::address::Host;
-use pen_config::checks::{Check, CheckKind};
+use pen_config::checks::{Check, CheckKind, Records, ServersFrom};
 use pen_config::ids;
 use pen_config::settings::{Server, Settings};
 use pen_ipc::channel::Received;
@@ -117,18 +117,22 @@ fn targets(settings: &Settings) -> Vec<Target> {
         Some(Target {
             server: target.code(),
             addresses: [&server.address].into_iter().chain(&server.alternatives).cloned().collect(),
-            check: Check { host: host(check, server), ..check.clone() },
+            check: Check { host: host(check, server, settings.followed(id)), ..check.clone() },
             epoch: server.epoch,
         })
     };
     settings.configured().filter_map(target).collect()
 }
 
-/// The host that a check asks for: the server's own name, if it has one and the check has no other.
-fn host(check: &Check, server: &Server) -> Option<String> {
-    let own = match &server.given {
-        Some(Host::Name(name)) => Some(name),
-        Some(Host::Ip(_) | Host::Zoned(..) | Host::Unix(_)) | None => None,
+/// The host that a check asks for: the server's own name, or that whose addresses it follows, if it
+/// has one and the check has no other.
+fn host(check: &Check, server: &Server, follows: Option<&ServersFrom>) -> Option<String> {
+    let own = match (&server.given, follows) {
+        (Some(Host::Name(name)), _) => Some(name),
+        (None, Some(ServersFrom { name, records: Records::Addresses, .. })) => Some(name),
+        // The name of SRV records is that of a service, and no host's.
+        (None, Some(ServersFrom { records: Records::Srv, .. })) => None,
+        (Some(Host::Ip(_) | Host::Zoned(..) | Host::Unix(_)), _) | (None, None) => None,
     };
     let usual = match check.kind {
         CheckKind::Http(_) => 80,

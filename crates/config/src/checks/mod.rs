@@ -9,6 +9,7 @@ use crate::proxy::ProxyOut;
 pub use crate::checks::text::CheckText;
 
 mod print;
+pub mod records;
 mod text;
 
 /// What a check asks a server, and how it reaches it. The names of the variants and fields stand in

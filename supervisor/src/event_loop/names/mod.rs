@@ -2,14 +2,12 @@
 //! What a round of lookups finds is put in force by a job of that queue, because a command under
 //! way has settings that it computed before.
 //!
-//! `schedule` says when a round begins, `round` is one under way, and `moves` is what other
-//! addresses mean for servers and for those who use them. What is known of each name is in
-//! [`crate::lookups`].
+//! `schedule` says when a round begins, and `round` is one under way. What other addresses mean for
+//! servers and for those who use them is in `moves` beside this folder, and what is known of each
+//! name in [`crate::lookups`].
 
 #![forbid(unsafe_code)]
 
-pub(crate) mod moves;
-pub(in crate::event_loop) mod records;
 mod round;
 mod schedule;
 
@@ -28,7 +26,7 @@ use time::OffsetDateTime;
 
 use crate::event_loop::Supervisor;
 use crate::event_loop::job::Progress;
-use crate::event_loop::names::moves::FormerMarks;
+use crate::event_loop::moves::FormerMarks;
 use crate::event_loop::names::round::{Answers, Round};
 use crate::event_loop::names::schedule::{First, Schedule};
 use crate::event_loop::reload::stages::{ReloadStage, Success};

@@ -10,14 +10,14 @@ use std::time::Instant;
 use pen_config::apply;
 use pen_config::checks::Admission;
 use pen_config::ids::{ServerId, Target};
-use pen_config::places::settle_epochs;
+use pen_config::names::places::settle_epochs;
 use pen_config::settings::Settings;
 use pen_ipc::text::error_text;
 use pen_status::event::EventKind;
 
 use crate::event_loop::Supervisor;
 use crate::event_loop::job::{PATIENCE, Progress, Requester};
-use crate::event_loop::names::moves::Moves;
+use crate::event_loop::moves::Moves;
 use crate::event_loop::reload::open::about_listen;
 use crate::event_loop::reload::stages::{
     Accepted, Applied, Change, NewConnectionLog, NewListener, NewLog, NewSocket, NewStatusFile,

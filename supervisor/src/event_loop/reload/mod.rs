@@ -41,6 +41,7 @@ mod logs;
 pub(in crate::event_loop) mod notices;
 mod open;
 mod plan;
+mod records;
 mod resolve;
 pub(in crate::event_loop) mod stages;
 

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use pen_config::address::{Address, Local};
 use pen_config::apply;
 use pen_config::command::{ConnectionLogTarget, LogTarget, Setting, last};
+use pen_config::names::places::settle_epochs;
 use pen_config::names::{Names, resolve_local};
-use pen_config::places::settle_epochs;
 use pen_config::settings::Settings;
 
 use crate::event_loop::Supervisor;

@@ -15,7 +15,7 @@ use pen_config::settings::Settings;
 use pen_ipc::start::RequestLog;
 use pen_ipc::tls_files::Fact;
 
-use crate::event_loop::names::moves::Moves;
+use crate::event_loop::moves::Moves;
 use crate::event_loop::reload::configuration::Configuration;
 use crate::event_loop::state::FileGuard;
 use crate::files::line_log::LineLog;

@@ -68,6 +68,13 @@ fn to_a_release_without_states_of_servers_while_one_is_out() {
 }
 
 #[test]
+fn to_a_release_whose_servers_follow_no_names_while_some_do() {
+    let follow = ["-O", "servers_from localhost 1 10-11", "-O", "resolve 3600"];
+    let failing = Failing::started(|builder| builder.options(follow));
+    is_refused_while_in_use(failing, "servers_from", "no servers_from localhost");
+}
+
+#[test]
 fn to_a_release_that_looks_names_up_once_while_they_are_looked_up_again() {
     let failing = Failing::started(|builder| builder.options(["-e", "localhost:1"]));
     is_refused_while_in_use(failing, "names", "resolve 0");

@@ -6,14 +6,12 @@
 use std::collections::BTreeMap;
 
 use pen_config::checks::ServerMode;
-use pen_config::followed::{Placed, SlotChange, SlotChangeKind, answered, changes, unanswered};
+use pen_config::followed::{Placed, SlotChange, SlotChangeKind, changes};
 use pen_config::ids::{ServerId, Target};
-use pen_config::names::Names;
 use pen_config::settings::Settings;
 use pen_status::event::EventKind;
 
 use crate::event_loop::Supervisor;
-use crate::event_loop::reload::configuration::{CommandSource, Configuration};
 use crate::log::Severity;
 use crate::log::recent::Incident;
 
@@ -27,7 +25,7 @@ pub(in crate::event_loop) struct RecordMoves {
 
 impl RecordMoves {
     /// Compares settings.
-    pub(in crate::event_loop::names) fn between(
+    pub(in crate::event_loop::moves) fn between(
         before: &Settings,
         after: &Settings,
     ) -> RecordMoves {
@@ -46,36 +44,14 @@ impl RecordMoves {
 }
 
 impl Supervisor {
-    /// Gives the servers of the names in `names` their addresses. Returns notices about names
-    /// without an answer: in a file, such a name is no error if it is asked for again.
-    pub(in crate::event_loop) fn assign_records(
-        &self,
-        configuration: &Configuration,
-        settings: &mut Settings,
-        names: &Names,
-    ) -> Result<Vec<String>, Vec<String>> {
-        let lines = unanswered(settings, names, configuration.commands.iter());
-        match (&configuration.source, settings.resolve) {
-            _ if lines.is_empty() => {}
-            (CommandSource::File, 1..) => {}
-            (CommandSource::File, 0)
-            | (CommandSource::Setting(_, _) | CommandSource::Include(_), _) => return Err(lines),
-        }
-        let errors = answered(settings, names, |server| self.connections_of(server));
-        match errors.is_empty() {
-            true => Ok(lines.into_iter().map(|line| line + "; it is asked for again").collect()),
-            false => Err(errors.into_iter().map(|error| error.0).collect()),
-        }
-    }
-
     /// The connections of a server, of workers of earlier programs too.
-    pub(in crate::event_loop::names) fn connections_of(&self, server: ServerId) -> u64 {
+    pub(in crate::event_loop) fn connections_of(&self, server: ServerId) -> u64 {
         let row = Target::Server(server).row(self.context.settings.table_size());
         self.context.table.server_totals(row).connections.into()
     }
 
     /// Tells of the slots that changed.
-    pub(in crate::event_loop::names) fn tell_records(&mut self, moves: RecordMoves) {
+    pub(in crate::event_loop::moves) fn tell_records(&mut self, moves: RecordMoves) {
         let RecordMoves { slots, placed } = moves;
         let mut names: BTreeMap<String, Vec<SlotChange>> = BTreeMap::new();
         for change in slots {

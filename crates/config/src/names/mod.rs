@@ -9,9 +9,11 @@ use serde::{Deserialize, Serialize};
 use crate::ConfigurationError;
 use crate::address::{Address, Host, HostAddress, Local, Service};
 use crate::checks::Records;
-use crate::followed::Answers;
+use crate::checks::records::Answers;
 use crate::grammar::{ServerSpec, quoted};
 use crate::settings::Server;
+
+pub mod places;
 
 /// One question for the resolver.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]

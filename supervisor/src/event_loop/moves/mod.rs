@@ -3,6 +3,8 @@
 
 #![forbid(unsafe_code)]
 
+mod records;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use pen_config::ids::{ServerId, Target};
@@ -12,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock;
 use crate::event_loop::Supervisor;
-use crate::event_loop::names::records::RecordMoves;
+use crate::event_loop::moves::records::RecordMoves;
 use crate::log::Severity;
 use crate::log::events::{incident, title};
 use crate::log::recent::Incident;
