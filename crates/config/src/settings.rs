@@ -454,6 +454,31 @@ impl Selection {
 }
 
 impl Method {
+    /// The method as one word, as `mode` and the command that switches it on have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Method::Prio => "prio",
+            Method::Weight => "weight",
+            Method::Leastconn => "leastconn",
+            Method::P2c => "p2c",
+            Method::Maglev => "maglev",
+            Method::Hash => "hash",
+            Method::RoundRobin => "roundrobin",
+        }
+    }
+
+    /// Whether servers begin slowly (`slow_start`). They cannot if the client's address decides.
+    pub fn has_slow_start(self) -> bool {
+        match self {
+            Method::Hash | Method::Maglev => false,
+            Method::Prio
+            | Method::Weight
+            | Method::Leastconn
+            | Method::P2c
+            | Method::RoundRobin => true,
+        }
+    }
+
     /// Whether a server of weight 0 gets no new clients.
     pub fn obeys_weights(self) -> bool {
         match self {

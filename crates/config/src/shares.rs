@@ -60,8 +60,8 @@ pub const WHOLE: u32 = 1000;
 const FIRST: u64 = 100;
 
 /// The part of its share that a server has in slow start, in thousandths: at first a tenth, then
-/// more with the time. `returned` and `now` are in monotonic milliseconds; `returned` 0: it was never out of service. Any
-/// worker can write it, so it can be in the future.
+/// more with the time. `returned` and `now` are in monotonic milliseconds; `returned` 0: it was
+/// never out of service. Any worker can write it, so it can be in the future.
 pub fn slow_share(returned: u64, now: u64, seconds: u32) -> u32 {
     let (passed, whole) = (now.saturating_sub(returned), u64::from(seconds) * 1000);
     if returned == 0 || passed >= whole {

@@ -30,6 +30,7 @@ pub fn fine(servers: u32) -> Status {
         worker_list: (0..2).map(|number| worker(number, connections / 2)).collect(),
         connections,
         connections_max: (connections * 2).next_multiple_of(500).max(500),
+        method: "leastconn".into(),
         clients: 1203,
         clients_max: 2048,
         counts: counts(),
@@ -277,6 +278,7 @@ fn up(number: u32) -> ServerStatus {
         check: Some(check(CheckState::Up)),
         addresses: Vec::new(),
         lookup: None,
+        slow_start: None,
         rebalanced: u64::from(number % 3),
     }
 }

@@ -43,6 +43,10 @@ pub struct Status {
     pub paused: bool,
     /// Whether every client gets a fixed answer, and no server is used (`dummy`).
     pub dummy: bool,
+    /// Which method chooses the server of a new client: `roundrobin`, `leastconn`, ...; empty if it
+    /// is not known.
+    #[serde(default)]
+    pub method: String,
     /// Clients in the table.
     pub clients: u32,
     /// The most clients in the table (-c).
@@ -247,6 +251,10 @@ pub struct ServerStatus {
     /// The last lookup of its name; none without a name.
     #[serde(default)]
     pub lookup: Option<LookupStatus>,
+    /// The part of its share of new clients that it has now, in percent, while it begins slowly
+    /// (`slow_start`); none if it has the whole.
+    #[serde(default)]
+    pub slow_start: Option<u32>,
 }
 
 /// The last lookup of a name.

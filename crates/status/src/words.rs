@@ -22,7 +22,10 @@ impl ServerStatus {
         let reason = self.last_failure.as_ref().map_or("unknown", |failure| &failure.reason);
         match self.state {
             ServerState::Vacant => "no address".into(),
-            ServerState::Up => "up".into(),
+            ServerState::Up => match self.slow_start {
+                Some(percent) => format!("up, has {percent} % of its share now (slow_start)"),
+                None => "up".into(),
+            },
             ServerState::Full => "full".into(),
             ServerState::Pending => {
                 "passed over, too many connects to it are pending (pending_max)".into()
@@ -111,6 +114,8 @@ mod tests {
         assert_eq!(times, ["0 s", "119 s", "2 min", "119 min", "2 h", "2 days"]);
         let mut row = ServerStatus { state: ServerState::Up, ..ServerStatus::default() };
         assert_eq!(row.in_words(1000), "up");
+        row.slow_start = Some(55);
+        assert_eq!(row.in_words(1000), "up, has 55 % of its share now (slow_start)");
         row.state = ServerState::Pending;
         assert_eq!(
             row.in_words(1000),

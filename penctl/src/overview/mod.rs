@@ -36,6 +36,8 @@ pub struct Overview {
     /// Seconds since the start.
     pub uptime: Option<u64>,
     pub listen: Option<String>,
+    /// Which method chooses the server of a new client, as `mode` has it.
+    pub method: Option<String>,
     pub workers: Option<u64>,
     pub worker_list: Vec<Worker>,
     pub old_workers: Vec<OldWorker>,
@@ -123,6 +125,7 @@ impl Overview {
             unix_time: figure(&value["unix_time"]),
             uptime: value["uptime"].as_u64(),
             listen: text(&value["listen"]),
+            method: text(&value["method"]).filter(|method| !method.is_empty()),
             workers: value["workers"].as_u64(),
             worker_list: list(&value["worker_list"]).map(Worker::read).collect(),
             old_workers: list(&value["old_workers"]).map(OldWorker::read).collect(),

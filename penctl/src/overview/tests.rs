@@ -42,7 +42,7 @@ fn what_a_later_pen_reports_of_a_check_is_unknown() {
 fn no_text_can_move_the_cursor() {
     let sly = "a\u{1b}[2J\n";
     let sly = json!({
-        "version": sly, "listen": sly, "time": sly,
+        "version": sly, "listen": sly, "time": sly, "method": sly,
         "reload": { "result": "failure", "text": sly },
         "certificates": [{ "name": sly, "not_after_unix": 1 }],
         "old_workers": [{ "version": sly }],

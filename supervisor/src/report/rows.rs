@@ -6,6 +6,7 @@ use pen_config::checks::{ServerMode, ServersFrom};
 use pen_config::followed::Record;
 use pen_config::ids::{ClientKey, ServerId, Target};
 use pen_config::settings::{Server, Settings};
+use pen_config::shares::{WHOLE, slow_share};
 use pen_ipc::message::ConnectFailure;
 use pen_ipc::text::errno_text;
 use pen_status::histogram::Histogram;
@@ -240,8 +241,28 @@ fn row(
         rebalanced: 0,
         addresses: Vec::new(),
         lookup: None,
+        slow_start: slow_start(target, state, settings, table.returned(number), now),
     };
     ServerStatus { state_text: status.in_words(unix), ..status }
+}
+
+/// The part of its share that a server in use has in slow start, in percent. None: it has the whole,
+/// also because the method in force knows no slow start, or it gets no new clients at all.
+/// `returned` and `now` are in monotonic milliseconds.
+fn slow_start(
+    target: Target,
+    state: ServerState,
+    settings: &Settings,
+    returned: u64,
+    now: u64,
+) -> Option<u32> {
+    let is_regular = matches!(target, Target::Server(_));
+    let applies = settings.slow_start > 0 && settings.selection.method().has_slow_start();
+    if !is_regular || state != ServerState::Up || !applies {
+        return None;
+    }
+    let share = slow_share(returned, now, settings.slow_start);
+    (share < WHOLE).then_some(share / 10)
 }
 
 /// The record that a server follows.
@@ -297,6 +318,35 @@ mod tests {
     use pen_table::TableMode;
 
     use super::*;
+
+    #[test]
+    fn a_server_in_use_tells_the_share_that_it_has_in_slow_start() {
+        let address = pen_config::address::Address::Inet("10.0.0.1:80".parse().unwrap());
+        let mut settings = Settings {
+            servers: vec![Some(Server::at(address.clone())), Some(Server::at(address))],
+            slow_start: 1000,
+            ..Settings::default()
+        };
+        let table =
+            Table::create(pen_table::Shape { clients: 1, servers: 4, rows: 1, connections: 8 })
+                .unwrap();
+        table.worker_table(0).note_return(1, clock::monotonic());
+        let (checks, lookups) = (Checks::default(), Lookups::default());
+        let shares = |settings: &Settings| {
+            let rows = servers(settings, &table, &checks, &lookups);
+            rows.map(|row| row.slow_start).collect::<Vec<_>>()
+        };
+        let [None, Some(share)] = shares(&settings)[..] else { panic!() };
+        assert!((10..100).contains(&share), "{share}");
+        settings.selection.hash = true;
+        assert_eq!(shares(&settings), [None, None], "hash has no slow start");
+        settings.selection.hash = false;
+        table.take_out(1, clock::monotonic() + 60_000, 8);
+        assert_eq!(shares(&settings), [None, None], "it gets no clients");
+        table.clear_blacklist(1);
+        settings.slow_start = 0;
+        assert_eq!(shares(&settings), [None, None]);
+    }
 
     #[test]
     fn states_come_from_the_table_and_the_limits() {

@@ -77,6 +77,7 @@ pub(crate) fn take(known: Known<'_>, settings: &Settings, table: &Table) -> Stat
         tarpitted,
         paused: settings.admission == Admission::Paused,
         dummy: settings.dummy,
+        method: settings.selection.method().name().to_owned(),
         clients: table.clients_used(),
         clients_max: settings.clients_max,
         counts: counts(

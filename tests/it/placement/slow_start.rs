@@ -1,5 +1,7 @@
 //! `slow_start`: a server that is new or comes back begins with a tenth of its share.
 
+use serde_json::Value;
+
 use crate::harness::{Backend, Pen, eventually};
 use crate::placement::{client, pen_with};
 
@@ -20,6 +22,13 @@ fn a_server_that_comes_back_has_a_tenth_of_its_share_and_then_more() {
 
         pen.tells("server 1 state maint", "");
         pen.tells("server 1 state ready", "");
+        let rows: Value = serde_json::from_str(&pen.tell("servers json")).unwrap();
+        assert!(rows[0]["slow_start"].is_null(), "{rows}");
+        assert!((10..20).contains(&rows[1]["slow_start"].as_u64().unwrap()), "{rows}");
+        let status: Value = serde_json::from_str(&pen.tell("overview")).unwrap();
+        assert_eq!(status["method"], method);
+        let sample = format!("\npen_placement_info{{method=\"{method}\"}} 1\n");
+        assert!(pen.tell("metrics").contains(&sample), "{method}");
         // One in eleven, on average.
         let slow = share(&pen, 100, 60);
         assert!(slow <= 20, "{method}: {slow}");
@@ -28,6 +37,8 @@ fn a_server_that_comes_back_has_a_tenth_of_its_share_and_then_more() {
         assert!(explained.iter().any(|text| text.contains("(slow_start)")), "{explained:?}");
 
         pen.tells("slow_start 0", "0");
+        let rows: Value = serde_json::from_str(&pen.tell("servers json")).unwrap();
+        assert!(rows[1]["slow_start"].is_null(), "{rows}");
         let whole = share(&pen, 200, 60);
         assert!(whole >= 15, "{method}: {whole}");
     }

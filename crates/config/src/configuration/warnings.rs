@@ -129,18 +129,11 @@ fn modes(settings: &Settings, warnings: &mut Vec<String>) {
             ));
         }
     }
-    if settings.slow_start > 0 {
-        match modes.method() {
-            Method::Hash | Method::Maglev => warnings.push(format!(
-                "slow_start {} has no effect: with {method}, the client's address decides",
-                settings.slow_start
-            )),
-            Method::Prio
-            | Method::Weight
-            | Method::Leastconn
-            | Method::P2c
-            | Method::RoundRobin => {}
-        }
+    if settings.slow_start > 0 && !modes.method().has_slow_start() {
+        warnings.push(format!(
+            "slow_start {} has no effect: with {method}, the client's address decides",
+            settings.slow_start
+        ));
     }
     if (modes.hash || modes.hash_always) && modes.method() != Method::Hash {
         warnings.push(format!(

@@ -37,6 +37,13 @@ pub(super) const FAMILIES: &[Family] = &[
     Family::gauge("pen_connections_limit", "The most connections at a time (-x).", |status| {
         status.connections_max.into()
     }),
+    Family::written(
+        Kind::Info,
+        "pen_placement_info",
+        "Which method chooses the server of a new client.",
+        &["method"],
+        |state, text| text.number(&label("method", &state.status.method), 1),
+    ),
     Family::gauge(
         "pen_held_clients",
         "Clients that wait because no server can be used for them, or for the end of a pause.",

@@ -220,6 +220,7 @@ fn a_counter_that_has_the_name_of_a_gauge_has_no_type_in_open_metrics() {
         "# TYPE pen_server_bytes counter\n# UNIT pen_server_bytes bytes\n",
         "# TYPE pen_build info\n",
         "\npen_build_info{version=\"0.1.0\"} 1\n",
+        "\npen_placement_info{method=\"leastconn\"} 1\n",
     ] {
         assert!(text.contains(line), "{line}");
     }

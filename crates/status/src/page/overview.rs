@@ -86,6 +86,9 @@ fn facts(html: &mut Html, status: &Status, clock: Clock) {
             old => format!("{} and {old} old", Of(status.workers.into(), "worker")),
         };
         fact(html, "Served by", &workers);
+        if !status.method.is_empty() {
+            fact(html, "Servers chosen by", &status.method);
+        }
     });
 }
 

@@ -126,6 +126,7 @@ fn the_figures_are_those_of_the_status() {
         "Listens at 0.0.0.0:443",
         "Running 12 d 4 h, since 12 Nov 01:09",
         "Served by 2 workers",
+        "Servers chosen by leastconn",
         "pen 0.1.0 05:10:21 UTC+1",
         "Clients remembered 1203 of 2048 (59 %)",
         "0 www1.example.org:8080 10.0.0.1",

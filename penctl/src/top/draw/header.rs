@@ -51,6 +51,10 @@ fn program(model: &Model, look: Look) -> Vec<Span<'static>> {
         spans.push(Span::styled("  listens on ", look.faint()));
         spans.push(Span::raw(listen.clone()));
     }
+    if let Some(method) = &overview.method {
+        spans.push(Span::styled("  method ", look.faint()));
+        spans.push(Span::raw(method.clone()));
+    }
     spans
 }
 

@@ -16,7 +16,7 @@ fn everything_is_seen_at_a_glance() {
     let (mut model, _) = view();
     let text = shown(&mut model, (80, 24));
     for part in [
-        "pen 0.1.0  /run/pen/pen.ctl  listens on 0.0.0.0:443",
+        "pen 0.1.0  /run/pen/pen.ctl  listens on 0.0.0.0:443  method leastconn",
         "connections ███",
         " 319 of 2048   clients 1204 of 4096",
         "new 91/s",
@@ -251,6 +251,7 @@ fn no_text_of_pen_reaches_the_terminal_unchecked() {
     value["servers"][0]["state"] = sly.into();
     value["version"] = sly.into();
     value["listen"] = sly.into();
+    value["method"] = sly.into();
     value["events"][0]["text"] = sly.into();
     value["reload"] = json!({ "result": "failure", "text": sly });
     model.report(read(&value), now);

@@ -77,6 +77,7 @@ pub fn report(second: u64) -> Value {
         "version": "0.1.0", "time": format!("2026-11-24 04:10:{}", 21 + second),
         "unix_time": 1_795_489_821 + second,
         "uptime": 259_200 + second, "pid": 4711, "listen": "0.0.0.0:443", "workers": 2,
+        "method": "leastconn",
         "worker_list": [worker(0, 161, 230), worker(1, 158, 210)],
         "old_workers": [], "connections": 319, "connections_max": 2048,
         "clients": 1204, "clients_max": 4096,

@@ -10,7 +10,7 @@ use std::time::Instant;
 use pen_config::command::{Form, Number, Query, help};
 use pen_config::ids::{ClientKey, WorkerId};
 use pen_config::print::in_force::InForce;
-use pen_config::settings::{Maglev, Selection};
+use pen_config::settings::{Method, Selection};
 use pen_ipc::stats::ConnectionInfo;
 use pen_ipc::text::error_text;
 use pen_status::Status;
@@ -358,18 +358,18 @@ const CONNECTED: u8 = 2;
 fn original_modes(selection: Selection) -> [(&'static str, bool); 5] {
     let Selection { roundrobin, hash, weight, prio, stubborn, .. } = selection;
     [
-        ("hash", hash),
-        ("roundrobin", roundrobin),
+        (Method::Hash.name(), hash),
+        (Method::RoundRobin.name(), roundrobin),
         ("stubborn", stubborn),
-        ("weight", weight),
-        ("prio", prio),
+        (Method::Weight.name(), weight),
+        (Method::Prio.name(), prio),
     ]
 }
 
 /// The modes that the original does not have.
 fn later_modes(selection: Selection) -> [(&'static str, bool); 3] {
-    let maglev = selection.maglev != Maglev::Off;
-    [("leastconn", selection.leastconn), ("p2c", selection.p2c), ("maglev", maglev)]
+    let later = [Method::Leastconn, Method::P2c, Method::Maglev];
+    later.map(|method| (method.name(), selection.has(method)))
 }
 
 /// The modes of the original in its form, and then the others that are on.
