@@ -36,6 +36,7 @@ mod clock;
 pub(crate) mod event_loop;
 pub(crate) mod files;
 mod flood;
+mod former_marks;
 pub(crate) mod handover;
 pub(crate) mod helpers;
 pub(crate) mod jail;

@@ -2,9 +2,9 @@
 //! counts when the client comes and when it leaves. Ten clients come in a millisecond, and each
 //! server has five at a time.
 //!
-//! `cargo bench -p pen-worker --bench placement` prints nanoseconds for all. With a method, a number
-//! of servers and a number of clients as arguments it does that alone. So callgrind can count the
-//! instructions: the difference of two runs with unequal numbers of clients.
+//! `cargo bench -p pen-worker --bench placement` prints nanoseconds for all. With a method, a
+//! number of servers and a number of clients as arguments it does that alone. So callgrind can
+//! count the instructions: the difference of two runs with unequal numbers of clients.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;

@@ -265,8 +265,9 @@ pub struct Server {
     /// Whether it speaks TLS.
     #[serde(default)]
     pub transport: ServerTransport,
-    /// Another number when a command puts it elsewhere ([`crate::names::places::settle_epochs`]). Then it
-    /// is another server, while another answer of the resolver is the same server elsewhere.
+    /// Another number when a command puts it elsewhere ([`crate::names::places::settle_epochs`]).
+    /// Then it is another server, while another answer of the resolver is the same server
+    /// elsewhere.
     #[serde(default)]
     pub epoch: u32,
     /// Whether it follows a record of a name.

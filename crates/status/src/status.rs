@@ -348,8 +348,8 @@ pub enum ServerState {
     Failed,
     /// It gets none: its check fails.
     Down,
-    /// It gets no new ones: an operator drains it, or the record that it follows is gone. Those that
-    /// it knows still go there.
+    /// It gets no new ones: an operator drains it, or the record that it follows is gone. Those
+    /// that it knows still go there.
     Drain,
     /// It gets none: an operator took it into maintenance.
     Maint,

@@ -112,8 +112,8 @@ impl Order {
         };
     }
 
-    /// The servers that contain the text in name, address, state or check, in this order. Those that are
-    /// equal are ordered by number.
+    /// The servers that contain the text in name, address, state or check, in this order. Those
+    /// that are equal are ordered by number.
     pub fn of<'s>(&self, servers: &'s [Server], filter: &str, rates: &Rates) -> Vec<&'s Server> {
         let filter = filter.to_lowercase();
         let mut rows: Vec<&Server> =

@@ -18,8 +18,8 @@ use serde::{Deserialize, Serialize};
 #[cfg(doc)]
 use pen_ipc::message::LASTING_VERSION;
 
-use crate::event_loop::moves::FormerMarks;
 use crate::files::program::ProgramFile;
+use crate::former_marks::FormerMarks;
 use crate::handover::descriptors::Number;
 use crate::jail::sandbox::CarriedSandbox;
 use crate::kept::CarriedKeeper;

@@ -246,8 +246,8 @@ fn row(
     ServerStatus { state_text: status.in_words(unix), ..status }
 }
 
-/// The part of its share that a server in use has in slow start, in percent. None: it has the whole,
-/// also because the method in force knows no slow start, or it gets no new clients at all.
+/// The part of its share that a server in use has in slow start, in percent. None: it has the
+/// whole, also because the method in force knows no slow start, or it gets no new clients at all.
 /// `returned` and `now` are in monotonic milliseconds.
 fn slow_start(
     target: Target,

@@ -21,8 +21,8 @@ use pen_table::{Checks, Knows, ServerView, TableMode, WorkerTable};
 
 use crate::relay::Relay;
 use crate::relay::accept::hold::could_serve;
-use crate::relay::accept::limits::LimitsExplained;
-use crate::relay::select::choices::{Choices, position};
+use crate::relay::limits::LimitsExplained;
+use crate::relay::select::choices::{Choices, Choosing, position};
 use crate::relay::select::farm::{Farm, Hindrance};
 use crate::relay::select::slow_start::{WHOLE, share};
 use crate::relay::select::{Candidate, Placement, SelectionRefusal, Usable, client_permitted};
@@ -60,10 +60,6 @@ impl<F: Farm> Farm for Looked<'_, F> {
         self.farm.returned(row)
     }
 
-    fn choices(&self) -> &RefCell<Choices> {
-        &self.choices
-    }
-
     fn hindrance(&self, row: u32) -> Option<Hindrance> {
         self.farm.hindrance(row)
     }
@@ -71,6 +67,12 @@ impl<F: Farm> Farm for Looked<'_, F> {
     /// Each server has its line.
     fn is_left_out(&self, _: u32, _: Knows) -> bool {
         false
+    }
+}
+
+impl<F: Farm> Choosing for Looked<'_, F> {
+    fn choices(&self) -> &RefCell<Choices> {
+        &self.choices
     }
 }
 
@@ -143,7 +145,7 @@ type BlacklistReason<'w> = &'w dyn Fn(u32) -> String;
 /// The explanation. `recorded` is the content of the client table, if it could be read.
 fn explanation(
     settings: &Settings,
-    farm: &impl Farm,
+    farm: &impl Choosing,
     client: ClientKey,
     recorded: Option<i32>,
     now: u64,
@@ -264,7 +266,7 @@ fn client_facts(
 /// Why the method in force names a server: the figures that it compared.
 fn reasons_of_method(
     settings: &Settings,
-    farm: &Looked<'_, impl Farm>,
+    farm: &Looked<'_, impl Choosing>,
     client: ClientKey,
     first: Option<ServerId>,
 ) -> Vec<String> {
@@ -293,7 +295,7 @@ fn reasons_of_method(
             vec![format!("drawn now, perhaps others next time: {one}; {other}")]
         }
         Method::Maglev => {
-            let position = position(client);
+            let position = position(settings, client);
             let choices = farm.choices.borrow();
             let owner = choices.walk(settings, position).next();
             let next =
@@ -491,12 +493,14 @@ mod tests {
             0
         }
 
-        fn choices(&self) -> &RefCell<Choices> {
-            &self.1
-        }
-
         fn is_left_out(&self, _: u32, _: Knows) -> bool {
             panic!("an explanation names all servers");
+        }
+    }
+
+    impl Choosing for Model {
+        fn choices(&self) -> &RefCell<Choices> {
+            &self.1
         }
     }
 

@@ -4,15 +4,16 @@
 //! It has one thread and one event loop, and it never blocks. Each line uses only those above it,
 //! tests apart:
 //!
-//! - `http`, `proxy`, `select`, and `crate::tls`: protocols and the choice of a server, without a socket.
+//! - `http`, `proxy`, `select`, and `crate::tls`: protocols and the choice of a server, without a
+//!   socket.
 //! - `connection`: the state of connections, and the lists that they are in.
 //! - `transfer`: moving bytes by copying or splice(2).
 //! - `accept`, `preface`, `upstream`: from the listener to a connected server.
 //!
 //! The last line and the files here share the state of a worker, `Relay`. `events` and `closing`
 //! handle connected clients, and `xff` handles those with `-H`. `commands` carries out the
-//! supervisor's messages, and `explain` answers one of them. `link`, `request_log`,
-//! `connection_log` and `debug` are the outputs of the jailed process.
+//! supervisor's messages, and `explain` answers one of them. `limits` judges new clients. `link`,
+//! `request_log`, `connection_log` and `debug` are the outputs of the jailed process.
 
 pub(crate) mod accept;
 pub(crate) mod closing;
@@ -23,6 +24,7 @@ mod debug;
 pub(crate) mod events;
 mod explain;
 pub mod http;
+pub(crate) mod limits;
 pub(crate) mod link;
 pub mod log_writer;
 pub(crate) mod preface;
@@ -52,7 +54,6 @@ use pen_table::{Table, WorkerTable};
 use crate::clock;
 use crate::relay::accept::acceptor::{Acceptor, Wakeups};
 use crate::relay::accept::hold::Held;
-use crate::relay::accept::limits::Tarpit;
 use crate::relay::connection::FirstStep;
 use crate::relay::connection::connections::Connections;
 use crate::relay::connection::end::ConnectionEnd;
@@ -61,6 +62,7 @@ use crate::relay::connection::{ConnectionState, Timer};
 use crate::relay::connection_log::ConnectionLogger;
 use crate::relay::debug::Debug;
 use crate::relay::http::Wait;
+use crate::relay::limits::Tarpit;
 use crate::relay::link::{Link, Rated};
 use crate::relay::log_writer::LogWriter;
 use crate::relay::select::choices::Choices;

@@ -1,6 +1,6 @@
 //! Servers that follow the records of a name (`servers_from`): the records, and what an operator
-//! sets of a slot whatever its address is. `assign` says which record gets which slot, and `changes`
-//! what that changed.
+//! sets of a slot whatever its address is. `assign` says which record gets which slot, and
+//! `changes` what that changed.
 
 use crate::checks::{Records, ServerMode, ServersFrom};
 use crate::ids::ServerId;

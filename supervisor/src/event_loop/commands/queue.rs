@@ -356,8 +356,8 @@ impl CommandQueue {
 }
 
 /// Most commands that wait. The control process has at most 64 operators, but the commands of those
-/// whom it closed for others are still here. While it is full, nothing that the control process says
-/// is read, and each change of settings waits in vain for its answer.
+/// whom it closed for others are still here. While it is full, nothing that the control process
+/// says is read, and each change of settings waits in vain for its answer.
 const MOST_WAITING: usize = 256;
 
 /// Most upgrades by signal that wait, each of another process.

@@ -5,12 +5,9 @@
 
 mod records;
 
-use std::collections::{BTreeMap, VecDeque};
-
 use pen_config::ids::{ServerId, Target};
 use pen_config::settings::{Server, Settings};
 use pen_status::event::EventKind;
-use serde::{Deserialize, Serialize};
 
 use crate::clock;
 use crate::event_loop::Supervisor;
@@ -33,33 +30,6 @@ pub(in crate::event_loop) struct Moves {
     /// The marks that the same servers had before ([`Server::mark`]), if they have others now.
     marks: Vec<(Target, u64)>,
 }
-
-/// The marks that servers had before they moved. Workers of earlier programs, which get no
-/// settings, know the servers by these.
-#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
-pub(crate) struct FormerMarks(BTreeMap<i32, VecDeque<u64>>);
-
-impl FormerMarks {
-    fn note(&mut self, moves: &Moves) {
-        moves.others.iter().for_each(|target| drop(self.0.remove(&target.code())));
-        for (target, mark) in &moves.marks {
-            let marks = self.0.entry(target.code()).or_default();
-            marks.retain(|known| known != mark);
-            marks.push_back(*mark);
-            if marks.len() > MOST_MARKS {
-                marks.pop_front();
-            }
-        }
-    }
-
-    /// Those of a server.
-    pub(in crate::event_loop) fn of(&self, target: Target) -> impl Iterator<Item = u64> {
-        self.0.get(&target.code()).into_iter().flatten().copied()
-    }
-}
-
-/// Most marks that are known of a server.
-const MOST_MARKS: usize = 64;
 
 /// A server whose clients go to another address than before.
 #[derive(Debug, Eq, PartialEq)]
@@ -123,7 +93,7 @@ impl Supervisor {
         for target in &moves.others {
             table.note_return(row(*target), clock::monotonic());
         }
-        self.names.former.note(&moves);
+        self.names.former.note(&moves.others, &moves.marks);
         moves
     }
 
@@ -219,23 +189,5 @@ mod tests {
         let positions = [(id(0), 0), (id(1), 1), (id(2), 0), (id(3), 0), (id(4), 0), (id(5), 0)];
         assert_eq!(moves.positions, [&positions[..], &[(Target::Emergency, 1)]].concat());
         assert_eq!(Moves::between(&after, &after, |_| 1), Moves::default());
-    }
-
-    #[test]
-    fn the_marks_of_a_server_are_known_until_another_has_its_number() {
-        let at = |epoch, last| settings(vec![server(epoch, &[last])], None);
-        let target = Target::Server(ServerId(0));
-        let mark = |last| server(0, &[last]).unwrap().mark();
-        let mut former = FormerMarks::default();
-        for (before, after) in [(1, 2), (2, 3), (3, 1), (1, 4)] {
-            former.note(&Moves::between(&at(0, before), &at(0, after), |_| 0));
-        }
-        assert_eq!(former.of(target).collect::<Vec<_>>(), [2, 3, 1].map(mark));
-        for last in 0..u8::MAX {
-            former.note(&Moves::between(&at(0, last), &at(0, last + 1), |_| 0));
-        }
-        assert_eq!(former.of(target).count(), MOST_MARKS);
-        former.note(&Moves::between(&at(0, 1), &at(7, 1), |_| 0));
-        assert_eq!(former.of(target).count(), 0);
     }
 }

@@ -26,10 +26,10 @@ use time::OffsetDateTime;
 
 use crate::event_loop::Supervisor;
 use crate::event_loop::job::Progress;
-use crate::event_loop::moves::FormerMarks;
 use crate::event_loop::names::round::{Answers, Round};
 use crate::event_loop::names::schedule::{First, Schedule};
 use crate::event_loop::reload::stages::{ReloadStage, Success};
+use crate::former_marks::FormerMarks;
 use crate::helpers::resolve::{Answered, Question};
 use crate::jail::Jail;
 use crate::jail::user;

@@ -14,7 +14,6 @@ pub(crate) mod acceptor;
 pub(crate) mod dummy;
 mod fair_share;
 pub(crate) mod hold;
-pub(crate) mod limits;
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;

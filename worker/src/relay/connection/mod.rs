@@ -61,7 +61,7 @@ pub enum ConnectionState {
     /// One end is closed. The other still gets the data that was read for it, and its own data is
     /// discarded (see `relay::closing`).
     Lingering,
-    /// Is beyond a limit per client, and kept open and silent (see `relay::accept::limits`).
+    /// Is beyond a limit per client, and kept open and silent (see `relay::limits`).
     Tarpit,
     /// Waits for the client's first bytes, which are answered without a server (see
     /// `relay::accept::dummy`).

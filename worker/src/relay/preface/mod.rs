@@ -11,10 +11,10 @@ pub(crate) mod proxy_header;
 use pen_ipc::message::{HandshakeFailure, SenderFault};
 
 use crate::relay::Relay;
-use crate::relay::accept::limits::Watch;
 use crate::relay::connection::FirstStep;
 use crate::relay::connection::end::ConnectionEnd;
 use crate::relay::connection::{Connection, ConnectionState, HoldReason, Judged, Timer};
+use crate::relay::limits::Watch;
 
 /// Least time limit of a preface in milliseconds. It is longer if a connect may take longer.
 const AT_LEAST: u64 = 10_000;

@@ -1,10 +1,6 @@
 //! What a choice must know of the servers.
 
-use std::cell::RefCell;
-
 use pen_table::{Knows, ServerView};
-
-use crate::relay::select::choices::Choices;
 
 /// Why only this worker passes over a server.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -29,8 +25,6 @@ pub trait Farm {
     fn now(&self) -> u64;
     /// When a server came back into service, in monotonic milliseconds; 0 = it was never out.
     fn returned(&self, row: u32) -> u64;
-    /// What is derived from the settings for the method in force.
-    fn choices(&self) -> &RefCell<Choices>;
     /// Why this worker must pass over a server that is in use.
     fn hindrance(&self, row: u32) -> Option<Hindrance>;
     /// Whether failover can skip a server because it is blacklisted, down, or closed to the client

@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 
 use pen_config::ids::{ClientKey, ServerId};
+use pen_config::per_client::ClientNet;
 
 /// The server that a client's address hashes to. The hash is FNV-1a (64 bits) over the bytes of the
 /// address (4 for IPv4, 16 for IPv6) and, where the port counts, its two bytes. A jump consistent
@@ -20,24 +21,14 @@ pub fn hashed(key: ClientKey, port: Option<u16>, servers: u32) -> Option<ServerI
 }
 
 /// The hash of the network that counts as one client with maglev: FNV-1a over the bytes of the
-/// address, of which only the first [`CLIENT_NET`] bits count. The clients of a Unix socket are one.
-pub fn hash_of_net(key: ClientKey) -> u64 {
-    let kept = |bits: u32, of: u32| u128::MAX << (of - bits);
-    match key.ip() {
-        Some(IpAddr::V4(ip)) => {
-            let net = u32::from(ip) & kept(CLIENT_NET.0, 32) as u32;
-            fnv1a(FNV_OFFSET, &net.to_be_bytes())
-        }
-        Some(IpAddr::V6(ip)) => {
-            let net = u128::from(ip) & kept(CLIENT_NET.1, 128);
-            fnv1a(FNV_OFFSET, &net.to_be_bytes())
-        }
+/// address, of which only the bits of `net` count. The clients of a Unix socket are one.
+pub fn hash_of_net(key: ClientKey, net: ClientNet) -> u64 {
+    match net.first(key).ip() {
+        Some(IpAddr::V4(ip)) => fnv1a(FNV_OFFSET, &ip.octets()),
+        Some(IpAddr::V6(ip)) => fnv1a(FNV_OFFSET, &ip.octets()),
         None => FNV_OFFSET,
     }
 }
-
-/// How many bits of an IPv4 and of an IPv6 address make one client.
-pub const CLIENT_NET: (u32, u32) = (32, 64);
 
 const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
 
@@ -79,10 +70,15 @@ mod tests {
 
     #[test]
     fn a_net_of_ipv6_is_one_client() {
-        let hash = |text: &str| hash_of_net(ClientKey::from_ip(text.parse().unwrap()));
+        let hash = |text: &str| {
+            hash_of_net(ClientKey::from_ip(text.parse().unwrap()), ClientNet::default())
+        };
         assert_eq!(hash("2001:db8:1:2::1"), hash("2001:db8:1:2:ffff::"));
         assert_ne!(hash("2001:db8:1:2::1"), hash("2001:db8:1:3::1"));
         assert_ne!(hash("10.0.0.1"), hash("10.0.0.2"));
+        let wide = ClientNet { v4: 24, v6: 64 };
+        let of_wide = hash_of_net(ClientKey::from_ip("10.0.0.2".parse().unwrap()), wide);
+        assert_eq!(of_wide, hash("10.0.0.0"));
         // Frozen, as above.
         assert_eq!(hash("192.0.2.1"), fnv1a(FNV_OFFSET, &[192, 0, 2, 1]));
     }

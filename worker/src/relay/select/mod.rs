@@ -23,8 +23,7 @@ use pen_config::settings::{Method, Settings};
 use pen_table::Blacklist;
 pub use pen_table::{Checks, Knows, Patience, Usable};
 
-use crate::relay::select::choices::position;
-use crate::relay::select::farm::Farm;
+use crate::relay::select::choices::{Choosing, position};
 use crate::relay::select::hash::hashed;
 use crate::relay::select::judge::{Asks, eligible};
 pub use crate::relay::select::judge::{SelectionRefusal, client_permitted};
@@ -123,7 +122,7 @@ impl Placement {
     /// `note` is called for each server that the first choice passes over, with the reason.
     pub fn new(
         settings: &Settings,
-        farm: &impl Farm,
+        farm: &impl Choosing,
         client: Candidate,
         note: &mut impl FnMut(ServerId, SelectionRefusal),
     ) -> Placement {
@@ -143,7 +142,7 @@ impl Placement {
         };
         let mut placement = Placement::starting(step, recorded, tracks);
         if settings.selection.method() == Method::Maglev {
-            placement.position = position(client.key);
+            placement.position = position(settings, client.key);
         }
         if step == SelectionStep::Done
             && let Some(id) = placement.first_regardless(settings, farm)
@@ -154,7 +153,7 @@ impl Placement {
     }
 
     /// The order for a connection without a client: only the next server of the rotation.
-    pub fn without_client(settings: &Settings, farm: &impl Farm) -> Placement {
+    pub fn without_client(settings: &Settings, farm: &impl Choosing) -> Placement {
         let asks = Asks { client: ClientKey::UNIX, known: false, tracks: false };
         let only = round_robin(settings, farm, &mut |id| {
             eligible(settings, farm, asks, Trial::first(id)).is_ok()
@@ -184,7 +183,7 @@ impl Placement {
     pub fn judge(
         &self,
         settings: &Settings,
-        farm: &impl Farm,
+        farm: &impl Choosing,
         client: ClientKey,
         trial: Trial,
     ) -> Result<Usable, SelectionRefusal> {
@@ -240,7 +239,7 @@ impl Placement {
     }
 
     /// The next target to try.
-    pub fn next(&mut self, settings: &Settings, farm: &impl Farm) -> Option<Trial> {
+    pub fn next(&mut self, settings: &Settings, farm: &impl Choosing) -> Option<Trial> {
         loop {
             match self.step {
                 SelectionStep::First(Some(id)) => return Some(self.pass(id)),
@@ -297,13 +296,13 @@ impl Placement {
     }
 
     /// Whether the check alone keeps the client from a server.
-    fn is_down_only(&self, settings: &Settings, farm: &impl Farm, id: ServerId) -> bool {
+    fn is_down_only(&self, settings: &Settings, farm: &impl Choosing, id: ServerId) -> bool {
         is_regardless(settings, farm, id, self.drains_into(id))
     }
 
     /// The server that is tried first against its check, if all are out. The cursor moves there, so
     /// that the servers take turns whatever the mode: all are alike now.
-    fn first_regardless(&self, settings: &Settings, farm: &impl Farm) -> Option<ServerId> {
+    fn first_regardless(&self, settings: &Settings, farm: &impl Choosing) -> Option<ServerId> {
         if !may_disregard(settings, farm, |id| self.drains_into(id)) {
             return None;
         }
@@ -314,7 +313,7 @@ impl Placement {
     fn next_regardless(
         &self,
         settings: &Settings,
-        farm: &impl Farm,
+        farm: &impl Choosing,
         passed: Option<(ServerId, ServerId)>,
     ) -> Option<ServerId> {
         let Some((first, last)) = passed else { return self.first_regardless(settings, farm) };
@@ -343,9 +342,9 @@ impl Placement {
         self.tried == Some(id) || self.tried_more.as_deref().is_some_and(in_bits)
     }
 
-    /// The untried server that failover tries after `after`: by prio in prio mode; with methods that
-    /// obey weights, servers without weight come last.
-    fn scan(&self, settings: &Settings, farm: &impl Farm, after: u32) -> Option<ServerId> {
+    /// The untried server that failover tries after `after`: by prio in prio mode; with methods
+    /// that obey weights, servers without weight come last.
+    fn scan(&self, settings: &Settings, farm: &impl Choosing, after: u32) -> Option<ServerId> {
         let untried = rotation(settings.server_count(), after)
             .filter(|id| !self.has_tried(*id))
             .filter_map(|id| Some((id, settings.target(Target::Server(id))?)));
@@ -377,7 +376,7 @@ impl Placement {
 /// The server that is tried first.
 fn first(
     settings: &Settings,
-    farm: &impl Farm,
+    farm: &impl Choosing,
     client: Candidate,
     recorded: Option<ServerId>,
     note: &mut impl FnMut(ServerId, SelectionRefusal),
@@ -428,7 +427,7 @@ fn first(
 /// The next available server after the cursor, which moves there. All workers share one sequence.
 fn round_robin(
     settings: &Settings,
-    farm: &impl Farm,
+    farm: &impl Choosing,
     is_available: &mut impl FnMut(ServerId) -> bool,
 ) -> Option<ServerId> {
     loop {
@@ -447,7 +446,7 @@ fn rotation(count: u32, after: u32) -> impl Iterator<Item = ServerId> + Clone {
 }
 
 /// The first server from `from` on that another connection is probing.
-fn under_probe(settings: &Settings, farm: &impl Farm, from: u32) -> Option<ServerId> {
+fn under_probe(settings: &Settings, farm: &impl Choosing, from: u32) -> Option<ServerId> {
     settings
         .configured()
         .skip_while(|(id, _)| u32::from(id.0) < from)

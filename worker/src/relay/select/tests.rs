@@ -7,8 +7,8 @@ use pen_config::settings::{Maglev, Selection, Server};
 use pen_table::{DownCode, ServerView, Standing, TableMode};
 use proptest::prelude::*;
 
-use crate::relay::select::choices::Choices;
-use crate::relay::select::farm::Hindrance;
+use crate::relay::select::choices::{Choices, Choosing};
+use crate::relay::select::farm::{Farm, Hindrance};
 use crate::relay::select::*;
 
 mod methods;
@@ -60,11 +60,14 @@ impl Farm for Model {
     fn returned(&self, row: u32) -> u64 {
         self.returned.get(row as usize).copied().unwrap_or(0)
     }
-    fn choices(&self) -> &RefCell<Choices> {
-        &self.choices
-    }
     fn is_left_out(&self, _: u32, _: Knows) -> bool {
         false
+    }
+}
+
+impl Choosing for Model {
+    fn choices(&self) -> &RefCell<Choices> {
+        &self.choices
     }
 }
 

@@ -17,14 +17,14 @@ use rustix::io::Errno;
 
 use crate::clock;
 use crate::relay::Relay;
-use crate::relay::accept::limits;
-use crate::relay::accept::limits::Watch;
 use crate::relay::connection::FirstStep;
 use crate::relay::connection::end::ConnectionEnd;
 use crate::relay::connection::endpoint::{Endpoint, Nagle};
 use crate::relay::connection::{
     ConnectionId, ConnectionState, HoldReason, Judged, ServerSince, Side, Timer,
 };
+use crate::relay::limits;
+use crate::relay::limits::Watch;
 use crate::relay::link::Rated;
 use crate::relay::select::{Candidate, Placement, client_permitted};
 use crate::relay::upstream::Gate;

@@ -8,7 +8,7 @@ use pen_ipc::message::Obstacle;
 use pen_table::{Knows, ServerView, WorkerTable};
 
 use crate::relay::Relay;
-use crate::relay::select::choices::Choices;
+use crate::relay::select::choices::{Choices, Choosing};
 use crate::relay::select::farm::{Farm, Hindrance};
 use crate::relay::select::{Patience, Placement, SelectionRefusal, Trial, Usable};
 use crate::relay::upstream::Upstreams;
@@ -58,16 +58,18 @@ impl Farm for Servers<'_> {
         self.worker_table.returned(row)
     }
 
-    fn choices(&self) -> &RefCell<Choices> {
-        self.choices
-    }
-
     fn hindrance(&self, row: u32) -> Option<Hindrance> {
         self.upstreams.hindrance(row, self.pending_max, self.now)
     }
 
     fn is_left_out(&self, row: u32, knows: Knows) -> bool {
         self.server(row).is_out(knows)
+    }
+}
+
+impl Choosing for Servers<'_> {
+    fn choices(&self) -> &RefCell<Choices> {
+        self.choices
     }
 }
 

@@ -1,5 +1,5 @@
-//! Messages of the DNS: a query for SRV records, and what an answer says (RFC 1035, RFC 2782). It is
-//! pure, and nothing that a name server sends makes it panic.
+//! Messages of the DNS: a query for SRV records, and what an answer says (RFC 1035, RFC 2782). It
+//! is pure, and nothing that a name server sends makes it panic.
 
 #![forbid(unsafe_code)]
 

@@ -44,8 +44,8 @@ impl Draw {
         Draw { servers, sums, compared: Cell::new(None) }
     }
 
-    /// The less loaded of two servers that `judge` accepts, or the one that there is. `random` gives
-    /// a new word each time.
+    /// The less loaded of two servers that `judge` accepts, or the one that there is. `random`
+    /// gives a new word each time.
     pub fn choose(
         &self,
         settings: &Settings,

@@ -9,6 +9,8 @@ mod positions;
 mod ranks;
 mod turns;
 
+use std::cell::RefCell;
+
 use pen_config::ids::{ClientKey, ServerId};
 use pen_config::maglev;
 use pen_config::settings::{Method, Settings};
@@ -26,6 +28,12 @@ const FEW: usize = 32;
 
 /// Milliseconds after which all servers are read again.
 const PERIOD: u64 = 10;
+
+/// A farm with what a worker derived for the method in force.
+pub trait Choosing: Farm {
+    /// What is derived from the settings.
+    fn choices(&self) -> &RefCell<Choices>;
+}
 
 /// What the method in force needs.
 #[derive(Debug)]
@@ -119,7 +127,7 @@ impl Choices {
         match &mut self.of_method {
             OfMethod::Ranks(ranks) => ranks.first(farm, judge),
             OfMethod::Positions(positions) => {
-                positions.first(settings, farm, position(client), judge, note)
+                positions.first(settings, farm, position(settings, client), judge, note)
             }
             OfMethod::Loads(loads) => loads.least(settings, farm, judge, note),
             OfMethod::Draw(draw) => {

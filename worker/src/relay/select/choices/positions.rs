@@ -131,6 +131,6 @@ fn weight(settings: &Settings, id: ServerId) -> u32 {
 }
 
 /// The position of a client.
-pub fn position(client: ClientKey) -> u32 {
-    (mixed(hash_of_net(client)) % u64::from(POSITIONS)) as u32
+pub fn position(settings: &Settings, client: ClientKey) -> u32 {
+    (mixed(hash_of_net(client, settings.per_client.net)) % u64::from(POSITIONS)) as u32
 }
