@@ -18,6 +18,7 @@ fn main() -> ExitCode {
         page: pen_worker::page_entry,
         checker: pen_worker::checker_entry,
         examine_tls: pen_worker::examine_tls,
+        examine_server_tls: pen_worker::examine_server_tls,
         build: Build::OWN,
     })
 }

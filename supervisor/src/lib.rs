@@ -106,6 +106,8 @@ pub struct Entries {
     pub checker: CheckerEntry,
     /// The code of the examiner.
     pub examine_tls: Examiner,
+    /// The code of the examiner of files of TLS towards servers.
+    pub examine_server_tls: Examiner,
     /// This program, for upgrades.
     pub build: Build,
 }

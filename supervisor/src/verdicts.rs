@@ -123,7 +123,7 @@ impl Checks {
         self.rows.retain(|id, _| asked(*id).is_some());
         for (id, server) in settings.configured() {
             let Some(check) = asked(id) else { continue };
-            let mark = mark(server, check);
+            let mark = mark(server, check, tls(settings, Target::Server(id)));
             let new = || CheckRow::new(mark, settings.generation, unix, now);
             match self.rows.entry(id) {
                 Entry::Occupied(mut row) if row.get().mark != mark => *row.get_mut() = new(),
@@ -256,12 +256,19 @@ impl CheckRow {
 
 /// A number for a question, which stands in the state of an upgrade: FNV-1a of the address and the
 /// check as text. A release with another text takes the servers for unknown.
-fn mark(server: &Server, check: &Check) -> u64 {
+fn mark(server: &Server, check: &Check, tls: Option<String>) -> u64 {
     const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
     const PRIME: u64 = 0x0000_0100_0000_01b3;
     let check = serde_json::to_string(check).unwrap_or_default();
-    let text = format!("{} {} {check}", server.address, server.epoch);
+    let mut text = format!("{} {} {check}", server.address, server.epoch);
+    text.extend(tls.into_iter().flat_map(|tls| [" ".to_owned(), tls]));
     text.bytes().fold(BASIS, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME))
+}
+
+/// What the checks of a server that speaks TLS ask for beside their question.
+fn tls(settings: &Settings, target: Target) -> Option<String> {
+    let (verify, name) = (settings.server_tls.verify, settings.tls_name(target));
+    settings.speaks_tls(target).then(|| format!("tls {verify} {name:?}"))
 }
 
 /// How much longer than a check its result may take: the checker may have to be replaced.

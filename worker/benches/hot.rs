@@ -171,6 +171,7 @@ fn connection_line(criterion: &mut Criterion) {
         end: ConnectionEnd::Client,
         step: Step::Data,
         tls: None,
+        server_tls: None,
         open: Open { all: 1234, of_server: 56 },
     };
     let mut group = criterion.benchmark_group("connection log line");

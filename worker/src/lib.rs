@@ -50,6 +50,14 @@ pub fn examine_tls(files: OwnedFd) -> Result<Examined, String> {
     tls::examine(files)
 }
 
+/// The same for the files of TLS towards servers.
+///
+/// # Errors
+/// One line: the file and what is wrong with it.
+pub fn examine_server_tls(files: OwnedFd) -> Result<Examined, String> {
+    tls::servers::examine(files)
+}
+
 /// Runs the control process until the supervisor tells it to stop or has gone. Returns the exit
 /// status: 0 for an orderly end.
 pub fn control_entry(start: ControlStart) -> i32 {

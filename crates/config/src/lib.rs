@@ -20,7 +20,6 @@ pub mod paths;
 pub mod per_client;
 pub mod print;
 pub mod proxy;
-pub mod server_tls;
 pub mod settings;
 pub mod shares;
 #[cfg(test)]

@@ -13,8 +13,8 @@ use crate::checks::{Admission, Check, OnDown, ServerCheck, ServerMode, ServersFr
 use crate::ids::{ServerId, Target};
 use crate::per_client::PerClient;
 use crate::proxy::{ProxyOut, Senders};
-use crate::server_tls::{ServerTls, ServerTransport, TlsName};
 use crate::tls::Tls;
+use crate::tls::servers::{ServerTls, ServerTransport, TlsName};
 
 /// Whether pen adds X-Forwarded-For to HTTP requests, and how it treats other protocols.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
@@ -596,9 +596,10 @@ impl Settings {
         }
     }
 
-    /// Whether connections to a server use TLS.
+    /// Whether connections to a server use TLS, or will to one that a name may bring.
     pub fn has_server_tls(&self) -> bool {
-        self.targets().any(|(target, _)| self.speaks_tls(target))
+        let may_come = self.server_tls.on && !self.servers_from.is_empty();
+        may_come || self.targets().any(|(target, _)| self.speaks_tls(target))
     }
 
     /// The name that the certificate of a target must have, and that is sent to it: that of all

@@ -20,17 +20,17 @@ use crate::command::{
     Number, Query, ServerChange, Setting, SourcedCommand, Startup, Switch, is_well_formed,
     parse_any, setting_words,
 };
-use crate::configuration::file;
+use crate::configuration::{check_server_tls, file};
 use crate::followed::SlotKeys;
 use crate::grammar::{COUNT, ServerSpec};
 use crate::ids::MAX_SERVERS;
 use crate::per_client::{ClientNet, ClientRate, PerClient};
 use crate::proxy::{MAX_SENDERS, ProxyOut, Senders};
-use crate::server_tls::{ServerTls, ServerTransport, TlsName};
 use crate::settings::{
     BufferSizes, ConnectionLogFormat, Fastclose, Http, Maglev, Selection, Server, Settings,
     SocketBuffers,
 };
+use crate::tls::servers::{ServerTls, ServerTransport, TlsName};
 use crate::tls::{Suite, SuiteList, Tls};
 
 /// The setting of a line.
@@ -679,8 +679,8 @@ pub fn settings() -> impl Strategy<Value = Settings> {
     )
         // On the heap: a test with more beside it would have no stack left.
         .boxed();
-    (servers, selection(), lists, numbers, others).prop_map(
-        |(servers, selection, acls, numbers, others)| {
+    (servers, selection(), lists, numbers, others)
+        .prop_map(|(servers, selection, acls, numbers, others)| {
             let [accept_batch, backlog, numbers @ ..] = numbers;
             let [
                 blacklist,
@@ -785,6 +785,12 @@ pub fn settings() -> impl Strategy<Value = Settings> {
                     unlimited,
                 },
             }
-        },
-    )
+        })
+        .prop_map(with_names_in_tls)
+}
+
+/// Settings whose servers can be verified if they are to be.
+fn with_names_in_tls(mut settings: Settings) -> Settings {
+    settings.server_tls.verify &= check_server_tls(&settings).is_ok();
+    settings
 }

@@ -13,6 +13,7 @@ pub mod handshakes;
 pub mod memory;
 pub mod message;
 pub mod refusal;
+pub mod server_tls;
 pub mod start;
 pub mod stats;
 pub mod text;

@@ -39,6 +39,8 @@ pub struct WorkerStart {
     pub connection_log: Option<ConnectionLog>,
     /// TLS, if it is on.
     pub tls: Option<TlsStart>,
+    /// The files of TLS towards servers, in sealed memory, if a server speaks TLS.
+    pub server_tls: Option<OwnedFd>,
     /// The destination of debug output.
     pub debug: DebugOutput,
     /// Most descriptors that this process may have open (RLIMIT_NOFILE).
@@ -139,6 +141,8 @@ pub struct CheckerStart {
     pub settings: Settings,
     /// What is known of the servers with a check.
     pub seeds: Vec<Seed>,
+    /// The files of TLS towards servers, in sealed memory, if a server speaks TLS.
+    pub server_tls: Option<OwnedFd>,
     /// Most descriptors that this process may have open (RLIMIT_NOFILE).
     pub descriptor_limit: u64,
 }

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::handshakes::{HandshakeFailures, Handshakes};
 use crate::refusal::Refusals;
+use crate::server_tls::TlsFaults;
 
 /// The counters of one worker since its start. They only grow.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
@@ -72,6 +73,10 @@ pub struct Counters {
     pub tarpit_ended: u64,
     /// Connections that could not be checked against the limits per client, and were let in.
     pub limits_unchecked: u64,
+    /// Finished TLS handshakes with servers, by kind.
+    pub server_handshakes: Handshakes,
+    /// Failed TLS handshakes with servers, by reason.
+    pub server_tls_faults: TlsFaults,
 }
 
 impl Counters {
@@ -125,6 +130,8 @@ impl Counters {
             tarpitted,
             tarpit_ended,
             limits_unchecked,
+            server_handshakes,
+            server_tls_faults,
         } = other;
         self.accepted = self.accepted.saturating_add(*accepted);
         self.closed = self.closed.saturating_add(*closed);
@@ -157,6 +164,8 @@ impl Counters {
         self.tarpitted = self.tarpitted.saturating_add(*tarpitted);
         self.tarpit_ended = self.tarpit_ended.saturating_add(*tarpit_ended);
         self.limits_unchecked = self.limits_unchecked.saturating_add(*limits_unchecked);
+        self.server_handshakes.add(server_handshakes);
+        self.server_tls_faults.add(server_tls_faults);
     }
 }
 

@@ -23,6 +23,53 @@ pub struct Index {
     pub files: Vec<Part>,
 }
 
+/// The content of the memory with the files of TLS towards servers, and the settings that apply to
+/// it.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct ServerIndex {
+    /// Whether the certificate of a server must be valid.
+    pub verify: bool,
+    /// The files: authorities, and the certificate and key for servers that ask for one.
+    pub files: Vec<Part>,
+}
+
+/// An index at the end of a memory.
+pub trait FileIndex: Serialize + for<'de> Deserialize<'de> {
+    /// The files.
+    fn files(&self) -> &[Part];
+
+    /// The encoded index as it follows the files, with its length at the end.
+    ///
+    /// # Errors
+    /// It cannot be encoded.
+    fn encode(&self) -> Result<Vec<u8>, CodecError> {
+        let mut bytes = encode_long::<INDEX_LIMIT>(self)?;
+        let length = bytes.len() as u64;
+        bytes.extend_from_slice(&length.to_le_bytes());
+        Ok(bytes)
+    }
+
+    /// Decodes an index, without its length.
+    ///
+    /// # Errors
+    /// The bytes are not an index.
+    fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+        decode_long::<INDEX_LIMIT, Self>(bytes)
+    }
+}
+
+impl FileIndex for Index {
+    fn files(&self) -> &[Part] {
+        &self.files
+    }
+}
+
+impl FileIndex for ServerIndex {
+    fn files(&self) -> &[Part] {
+        &self.files
+    }
+}
+
 /// A file in the memory.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct Part {
@@ -107,6 +154,12 @@ pub enum Purpose {
     Chain(Option<String>),
     /// Pen verifies client certificates with it.
     Authority(Option<String>),
+    /// Pen presents it to servers.
+    Client,
+    /// Pen sends it to servers along with that one.
+    ClientChain,
+    /// Pen verifies servers' certificates with it.
+    ServerAuthority,
 }
 
 /// Most certificates in an [`Examined`].
@@ -139,27 +192,6 @@ pub const TICKET_SECRET: usize = 64;
 /// Seconds for which new tickets use one secret. Workers accept its tickets for as long again, and
 /// then forget it.
 pub const TICKET_PERIOD: u64 = 6 * 3600;
-
-impl Index {
-    /// The encoded index as it follows the files, with its length at the end.
-    ///
-    /// # Errors
-    /// It cannot be encoded.
-    pub fn encode(&self) -> Result<Vec<u8>, CodecError> {
-        let mut bytes = encode_long::<INDEX_LIMIT>(self)?;
-        let length = bytes.len() as u64;
-        bytes.extend_from_slice(&length.to_le_bytes());
-        Ok(bytes)
-    }
-
-    /// Decodes an index, without its length.
-    ///
-    /// # Errors
-    /// The bytes are not an index.
-    pub fn decode(bytes: &[u8]) -> Result<Index, CodecError> {
-        decode_long::<INDEX_LIMIT, Index>(bytes)
-    }
-}
 
 #[cfg(test)]
 mod tests {

@@ -371,6 +371,10 @@ fn counts() -> Counts {
             ],
             failures: vec![reason("timeout", 71), reason("not_tls", 402)],
         }),
+        server_tls: Some(TlsCounts {
+            handshakes: vec![handshakes("TLSv1.3", true, 4_288_180)],
+            failures: vec![reason("expired", 0)],
+        }),
         ..Counts::default()
     }
 }

@@ -124,6 +124,9 @@ pub struct Counts {
     pub lookups_failed: u64,
     /// TLS; none without a certificate.
     pub tls: Option<TlsCounts>,
+    /// TLS with servers; none if no server speaks it.
+    #[serde(default)]
+    pub server_tls: Option<TlsCounts>,
 }
 
 /// How often something happened for one reason.

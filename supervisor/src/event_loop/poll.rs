@@ -109,9 +109,13 @@ impl Supervisor {
         let page_pause = page.and_then(|page| page.paused_until(now));
         let keys = self.context.keys.as_ref().filter(|_| self.phase == Phase::Serving);
         let keys = keys.map(|keys| keys.rotation.min(keys.reading));
+        let server_keys =
+            self.context.server_keys.as_ref().filter(|_| self.phase == Phase::Serving);
+        let server_keys = server_keys.map(|keys| keys.looking);
         let overdue_port = control.and_then(Control::overdue);
         let overdue_port = overdue_port.into_iter().chain(page.and_then(Page::overdue)).min();
-        let always = [latest, overdue, old_control, old_page, overdue_port, drained, keys];
+        let always =
+            [latest, overdue, old_control, old_page, overdue_port, drained, keys, server_keys];
         let always = always.into_iter().chain([pause, page_pause, self.checking.overdue(now)]);
         let due = match self.phase {
             Phase::Starting => {

@@ -17,9 +17,11 @@ use crate::log::Severity;
 impl Supervisor {
     /// Logs a warning of the start. If it is about a certificate, that is an event.
     pub(crate) fn warn_at_start(&mut self, notices: &[String]) {
-        let keys = self.context.keys.as_mut();
         let unix = OffsetDateTime::now_utc().unix_timestamp();
-        let mut expiring = keys.map_or(Vec::new(), |keys| keys.certificates.expiring(unix));
+        let mut expiring = Vec::new();
+        for certificates in self.context.certificates_mut() {
+            expiring.extend(certificates.expiring(unix));
+        }
         for notice in notices {
             match expiring.iter().position(|expiring| expiring.line == *notice) {
                 Some(index) => {
@@ -35,8 +37,33 @@ impl Supervisor {
         }
     }
 
+    /// Warns of certificates that expire. The loop wakes for the TLS files at least once an hour, which
+    /// is soon enough.
+    pub(in crate::event_loop) fn warn_of_certificates(&mut self, now: Instant) {
+        let unix = OffsetDateTime::now_utc().unix_timestamp();
+        let (mut expiring, mut warnings) = (Vec::new(), Vec::new());
+        for certificates in self.context.certificates_mut() {
+            expiring.extend(certificates.expiring(unix));
+            warnings.extend(certificates.warnings(now));
+        }
+        for warning in warnings {
+            if expiring.iter().all(|expiring| expiring.line != warning) {
+                self.logger.remind(&warning);
+            }
+        }
+        for Expiring { line, incident } in expiring {
+            self.logger.event(Severity::Warning, incident, &line);
+        }
+        if let Some(keys) = &mut self.context.server_keys
+            && keys.looking <= now
+        {
+            keys.looking = now + READING;
+        }
+    }
+
     /// Does the TLS work that is due.
     pub(in crate::event_loop) fn keep_keys(&mut self, now: Instant) {
+        self.warn_of_certificates(now);
         let Some(keys) = &mut self.context.keys else { return };
         if keys.rotation <= now {
             match keys.rotate(now) {
@@ -53,17 +80,6 @@ impl Supervisor {
             }
         }
         let Some(keys) = &mut self.context.keys else { return };
-        // The loop wakes for the TLS files at least once an hour, which is soon enough for the
-        // warnings.
-        let expiring = keys.certificates.expiring(OffsetDateTime::now_utc().unix_timestamp());
-        for warning in keys.certificates.warnings(now) {
-            if expiring.iter().all(|expiring| expiring.line != warning) {
-                self.logger.remind(&warning);
-            }
-        }
-        for Expiring { line, incident } in expiring {
-            self.logger.event(Severity::Warning, incident, &line);
-        }
         if keys.reading <= now {
             keys.reading = now + READING;
             let tls = &self.context.settings.tls;

@@ -144,6 +144,9 @@ fn incident(fact: &Fact, unix: i64) -> Incident {
         Purpose::Server(_) => "server",
         Purpose::Chain(_) => "chain",
         Purpose::Authority(_) => "authority",
+        Purpose::Client => "client",
+        Purpose::ClientChain => "client_chain",
+        Purpose::ServerAuthority => "server_authority",
     };
     Incident::of(EventKind::CertificateExpires)
         .with("certificate", fact.name.as_str())
@@ -177,12 +180,15 @@ fn what_for(purpose: &Purpose) -> (u8, Option<&str>) {
         Purpose::Server(name) => (0, name.as_deref()),
         Purpose::Chain(name) => (1, name.as_deref()),
         Purpose::Authority(name) => (2, name.as_deref()),
+        Purpose::Client => (3, None),
+        Purpose::ClientChain => (4, None),
+        Purpose::ServerAuthority => (5, None),
     }
 }
 
 /// Whether `new` replaces `old`. A file has one server certificate; for others the name decides.
 fn follows(new: &Fact, old: &Fact) -> bool {
-    let is_own = matches!(new.purpose, Purpose::Server(_));
+    let is_own = matches!(new.purpose, Purpose::Server(_) | Purpose::Client);
     new.file == old.file
         && what_for(&new.purpose) == what_for(&old.purpose)
         && (is_own || new.name == old.name)
@@ -223,6 +229,9 @@ fn warning(fact: &Fact, now: i64) -> Option<String> {
         Purpose::Server(_) => "the certificate",
         Purpose::Chain(_) => "the certificate in the chain",
         Purpose::Authority(_) => "the authority's certificate",
+        Purpose::Client => "the certificate for servers",
+        Purpose::ClientChain => "the certificate in the chain for servers",
+        Purpose::ServerAuthority => "the certificate of the servers' authority",
     };
     Some(format!("{}: {what} of '{}' {state}", fact.file, fact.name))
 }

@@ -62,9 +62,22 @@ pub(crate) const SERVERS_FROM: &str = "servers_from";
 /// Limits per client: a program that knows none would let everybody in.
 pub(crate) const LIMITS: &str = "limits_per_client";
 
+/// Servers that speak TLS: a program that knows none would send clients' data to them in clear text.
+pub(crate) const SERVER_TLS: &str = "server_tls";
+
 /// The features that this release has.
-pub(crate) const FEATURES: [&str; 9] =
-    [CONNECTION_LOG, PAGE, CHECKS, HOLD, SERVER_STATES, PLACEMENT, NAMES, SERVERS_FROM, LIMITS];
+pub(crate) const FEATURES: [&str; 10] = [
+    CONNECTION_LOG,
+    PAGE,
+    CHECKS,
+    HOLD,
+    SERVER_STATES,
+    PLACEMENT,
+    NAMES,
+    SERVERS_FROM,
+    LIMITS,
+    SERVER_TLS,
+];
 
 /// Everything that the next program needs to go on.
 #[derive(Debug, Serialize, Deserialize)]
@@ -119,6 +132,9 @@ pub(crate) struct State {
     pub(crate) connection_log: Option<CarriedConnectionLog>,
     /// The files and secrets of TLS.
     pub(crate) keys: Option<CarriedKeys>,
+    /// The files of TLS towards servers.
+    #[serde(default)]
+    pub(crate) server_keys: Option<CarriedServerKeys>,
     /// The control port and its process.
     pub(crate) control: Option<CarriedPort>,
     /// The port of the page and its process.
@@ -324,6 +340,16 @@ pub(crate) struct CarriedKeys {
     #[serde(default)]
     pub(crate) told: Vec<u8>,
     pub(crate) warning: u64,
+}
+
+/// The files of TLS towards servers.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct CarriedServerKeys {
+    pub(crate) files: Number,
+    pub(crate) facts: Vec<Fact>,
+    pub(crate) told: Vec<u8>,
+    pub(crate) warning: u64,
+    pub(crate) looking: u64,
 }
 
 /// A port and the process that serves it.

@@ -128,7 +128,10 @@ fn found(memory: &File) -> io::Result<Examined> {
     found.certificates.truncate(MOST_CERTIFICATES);
     for fact in &mut found.certificates {
         let Fact { file, purpose, name, issuer, serial, key, not_before: _, not_after: _ } = fact;
-        let (Purpose::Server(of) | Purpose::Chain(of) | Purpose::Authority(of)) = purpose;
+        let of = match purpose {
+            Purpose::Server(of) | Purpose::Chain(of) | Purpose::Authority(of) => of.as_mut(),
+            Purpose::Client | Purpose::ClientChain | Purpose::ServerAuthority => None,
+        };
         for text in [file, name, issuer, serial, key].into_iter().chain(of) {
             *text = printable(text);
         }

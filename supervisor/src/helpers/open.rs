@@ -24,6 +24,7 @@ use pen_config::address::Address;
 use pen_config::command;
 use pen_config::command::SourcedCommand;
 use pen_config::tls::Tls;
+use pen_config::tls::servers::ServerTls;
 use pen_ipc::channel::Channel;
 use pen_ipc::codec::{self, LARGE_LIMIT};
 use pen_ipc::text::error_text;
@@ -66,6 +67,8 @@ pub(crate) enum OpenRequest {
     /// The TLS files, with the arguments of [`tls_material::gather`]: the settings, and an OCSP
     /// response that an operator's process opened.
     Keys(Box<Tls>, Option<OwnedFd>),
+    /// The files of TLS towards servers.
+    ServerKeys(Box<ServerTls>),
 }
 
 /// The rights of an opener.
@@ -85,13 +88,15 @@ impl OpenRequest {
             | OpenRequest::Ocsp(_)
             | OpenRequest::Listener(_, _)
             | OpenRequest::Commands(_) => Rights::Operator,
-            OpenRequest::Configuration(_) | OpenRequest::Keys(_, _) => Rights::Starter,
+            OpenRequest::Configuration(_)
+            | OpenRequest::Keys(_, _)
+            | OpenRequest::ServerKeys(_) => Rights::Starter,
         }
     }
 
     fn patience(&self) -> Duration {
         match self {
-            OpenRequest::Keys(_, _) => KEYS_PATIENCE,
+            OpenRequest::Keys(_, _) | OpenRequest::ServerKeys(_) => KEYS_PATIENCE,
             OpenRequest::Log(_, _)
             | OpenRequest::Status(_)
             | OpenRequest::Ocsp(_)
@@ -118,7 +123,7 @@ impl OpenRequest {
                     path.display()
                 )
             }
-            OpenRequest::Keys(_, _) => {
+            OpenRequest::Keys(_, _) | OpenRequest::ServerKeys(_) => {
                 format!(
                     "the files of TLS were not read within {seconds} s: a file system does not \
                      answer"
@@ -365,7 +370,8 @@ fn confine_as_starter(
         | OpenRequest::Ocsp(_)
         | OpenRequest::Listener(_, _)
         | OpenRequest::Commands(_)
-        | OpenRequest::Configuration(_) => None,
+        | OpenRequest::Configuration(_)
+        | OpenRequest::ServerKeys(_) => None,
     };
     let keep: Vec<_> = held.into_iter().chain([channel.as_fd()]).collect();
     sys::close_all_but(&keep).map_err(at("close descriptors"))?;
@@ -396,6 +402,10 @@ fn open(wanted: &OpenRequest) -> Result<Fetched, String> {
             let (memory, mut notices) = tls_material::gather(tls, held.as_ref())?;
             // All notices travel in one message.
             notices.truncate(MOST_NOTICES);
+            Ok(Fetched { notices, ..Fetched::descriptor(memory) })
+        }
+        OpenRequest::ServerKeys(tls) => {
+            let (memory, notices) = tls_material::servers::gather(tls)?;
             Ok(Fetched { notices, ..Fetched::descriptor(memory) })
         }
         OpenRequest::Listener(path, backlog) => {

@@ -13,11 +13,14 @@ use pen_config::settings::{ConnectionLogFormat, Settings};
 use pen_ipc::channel::Channel;
 use pen_ipc::message::{ConnectionLogKind, FromStartingWorker, LastingToWorker, ToWorker};
 use pen_ipc::start::{Begins, ConnectionLog, DebugOutput, RequestLog, TlsStart, WorkerStart};
+use pen_ipc::tls_files::Fact;
 use pen_table::Table;
 
 use crate::Entries;
 use crate::clock;
+use crate::files::certificates::Certificates;
 use crate::files::tls_material::Keys;
+use crate::files::tls_material::servers::ServerKeys;
 use crate::jail::Jail;
 use crate::jail::sandbox::ProcessKind;
 use crate::limits::why_within_limits;
@@ -66,6 +69,8 @@ pub(crate) struct SpawnContext {
     pub(crate) connection_log: Option<OpenConnectionLog>,
     /// The TLS files and ticket secrets, if TLS is on.
     pub(crate) keys: Option<Keys>,
+    /// The files of TLS towards servers, if a server speaks it.
+    pub(crate) server_keys: Option<ServerKeys>,
     /// The root directory and the user of the workers.
     pub(crate) jail: Jail,
     /// Whether debug output goes to standard error.
@@ -75,6 +80,25 @@ pub(crate) struct SpawnContext {
 }
 
 impl SpawnContext {
+    /// What is known of the certificates in each set of files.
+    pub(crate) fn certificates_mut(&mut self) -> impl Iterator<Item = &mut Certificates> {
+        let own = self.keys.iter_mut().map(|keys| &mut keys.certificates);
+        own.chain(self.server_keys.iter_mut().map(|keys| &mut keys.certificates))
+    }
+
+    /// The certificates in all files of TLS; none without TLS.
+    pub(crate) fn certificates(&self) -> Option<Vec<Fact>> {
+        let own = self.keys.as_ref().map(|keys| &keys.certificates);
+        let servers = self.server_keys.as_ref().map(|keys| &keys.certificates);
+        match (own, servers) {
+            (None, None) => None,
+            (own, servers) => {
+                let both = own.into_iter().chain(servers);
+                Some(both.flat_map(|certificates| certificates.facts.iter().cloned()).collect())
+            }
+        }
+    }
+
     /// Runs a worker in the forked child; returns its exit status.
     pub(crate) fn run(&self, birth: Birth, channel: WorkerEnd, supervisor: Pid) -> i32 {
         let id = birth.id;
@@ -119,6 +143,12 @@ impl SpawnContext {
                 .map_err(at("connection log"))?,
             host: host_name(),
             tls: self.keys.as_ref().map(Keys::start).transpose().map_err(at("files of TLS"))?,
+            server_tls: self
+                .server_keys
+                .as_ref()
+                .map(|keys| keys.files.try_clone())
+                .transpose()
+                .map_err(at("files of TLS"))?,
             // Before the change of root: the socket of syslog is outside.
             debug: match self.foreground {
                 true if journal::reads_stderr() => DebugOutput::Journal,
@@ -149,13 +179,23 @@ impl SpawnContext {
             .chain(self.log.as_ref().map(descriptor))
             .chain(self.connection_log.as_ref().and_then(OpenConnectionLog::descriptor))
             .chain(keys)
+            .chain(self.server_keys.as_ref().map(|keys| keys.files.as_fd()))
             .chain(root)
             .collect()
     }
 
     fn start(&self, birth: Birth, channel: WorkerEnd, kept: KeptDescriptors) -> WorkerStart {
-        let KeptDescriptors { listener, freed, vacancy, log, connection_log, host, tls, debug } =
-            kept;
+        let KeptDescriptors {
+            listener,
+            freed,
+            vacancy,
+            log,
+            connection_log,
+            host,
+            tls,
+            server_tls,
+            debug,
+        } = kept;
         WorkerStart {
             id: birth.id,
             workers: u32::from(self.workers),
@@ -169,6 +209,7 @@ impl SpawnContext {
             log,
             connection_log,
             tls,
+            server_tls,
             debug,
             host,
             descriptor_limit: self.descriptor_limit,
@@ -186,6 +227,7 @@ struct KeptDescriptors {
     connection_log: Option<ConnectionLog>,
     host: String,
     tls: Option<TlsStart>,
+    server_tls: Option<OwnedFd>,
     debug: DebugOutput,
 }
 
@@ -208,6 +250,7 @@ impl KeptDescriptors {
                 ConnectionLog::Syslog(daemon) => daemon.as_ref().map(AsFd::as_fd),
             }))
             .chain(tls)
+            .chain(self.server_tls.as_ref().map(AsFd::as_fd))
             .chain(debug)
             .collect()
     }

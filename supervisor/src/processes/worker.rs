@@ -48,6 +48,7 @@ struct Due {
     log: bool,
     connection_log: bool,
     tls: bool,
+    server_tls: bool,
     secret: bool,
     /// Sent if there is a syslog daemon; if not, the worker asks again.
     syslog: bool,
@@ -212,6 +213,12 @@ impl Worker {
         self.due.connection_log = true;
     }
 
+    /// Queues the files of TLS towards servers for [`Worker::send_due`], which sends them before any
+    /// settings.
+    pub(crate) fn renew_server_tls(&mut self) {
+        self.due.server_tls = true;
+    }
+
     /// Queues the TLS files for [`Worker::send_due`], which sends them before any settings.
     pub(crate) fn renew_tls(&mut self) {
         self.due.tls = true;
@@ -301,7 +308,13 @@ impl Worker {
             due.secret = due.secret && full(ToWorker::TicketSecret, Some(keys.secrets.0.as_fd()));
             due.tls = due.tls && full(ToWorker::Tls, Some(keys.files.as_fd()));
         }
-        let is_told = due.close.is_empty() && !due.log && !due.connection_log && !due.tls;
+        due.server_tls = due.server_tls
+            && context
+                .server_keys
+                .as_ref()
+                .is_some_and(|keys| full(ToWorker::ServerTls, Some(keys.files.as_fd())));
+        let is_told =
+            due.close.is_empty() && !due.log && !due.connection_log && !due.tls && !due.server_tls;
         if due.settings && is_told {
             due.settings = full(ToWorker::Settings, Some(context.encoded.as_fd()));
         }

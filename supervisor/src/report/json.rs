@@ -56,12 +56,23 @@ pub(super) fn status(snapshot: Snapshot<'_>, to: &mut dyn Write) -> io::Result<(
     array(snapshot.missing.iter().map(|worker| worker.0), to)?;
     to.write_all(b",\"old_workers\":")?;
     array(snapshot.old_workers.iter().map(OldWorkerStatus::from), to)?;
-    let Counters { requests_refused, handshakes_by_kind, handshake_failures, .. } =
-        &snapshot.counters;
+    let Counters {
+        requests_refused,
+        handshakes_by_kind,
+        handshake_failures,
+        server_handshakes,
+        server_tls_faults,
+        ..
+    } = &snapshot.counters;
     for (name, counts) in [
         ("requests_refused", by_name(requests_refused.iter().map(|(why, n)| (why.name(), n)))),
         ("tls_handshakes", by_name(handshakes_by_kind.iter().map(|(kind, n)| (kind.name(), n)))),
         ("tls_failures", by_name(handshake_failures.iter().map(|(why, n)| (why.name(), n)))),
+        (
+            "server_tls_handshakes",
+            by_name(server_handshakes.iter().map(|(kind, n)| (kind.name(), n))),
+        ),
+        ("server_tls_failures", by_name(server_tls_faults.iter())),
     ] {
         write!(to, ",\"{name}\":")?;
         value(&counts, to)?;
@@ -128,6 +139,8 @@ fn counted(counters: &Counters) -> BTreeMap<&'static str, u64> {
         requests_refused: _,
         handshakes_by_kind: _,
         handshake_failures: _,
+        server_handshakes: _,
+        server_tls_faults: _,
         evictions,
         bad_senders,
         over_limit,
@@ -193,6 +206,9 @@ impl<'f> CertificateRow<'f> {
             Purpose::Server(name) => ("server", name),
             Purpose::Chain(name) => ("chain", name),
             Purpose::Authority(name) => ("authority", name),
+            Purpose::Client => ("client", &None),
+            Purpose::ClientChain => ("client_chain", &None),
+            Purpose::ServerAuthority => ("server_authority", &None),
         };
         CertificateRow {
             name,

@@ -94,6 +94,9 @@ pub(super) fn certificates(facts: &[Fact], now: i64, to: &mut dyn Write) -> io::
             Purpose::Server(name) => ("shown to clients", name),
             Purpose::Chain(name) => ("sent in the chain", name),
             Purpose::Authority(name) => ("authority of client certificates", name),
+            Purpose::Client => ("shown to servers", &None),
+            Purpose::ClientChain => ("sent in the chain to servers", &None),
+            Purpose::ServerAuthority => ("authority of servers' certificates", &None),
         };
         let whom =
             name.as_ref().map_or(String::new(), |name| format!(", for the server name {name}"));

@@ -207,6 +207,7 @@ fn row(
             reason: match ConnectFailure::from_code(failure.cause) {
                 ConnectFailure::Errno(number) => errno_text(number),
                 ConnectFailure::Timeout => "no answer in time".into(),
+                ConnectFailure::Tls(fault) => fault.to_string(),
             },
         }),
         address: server.map(|server| server.host_at(totals.address)),

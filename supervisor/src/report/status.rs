@@ -39,8 +39,12 @@ pub(crate) struct Known<'a> {
     pub(crate) held: u64,
     /// The connections that are kept open and silent.
     pub(crate) tarpitted: u64,
-    /// The certificates; none without TLS.
-    pub(crate) certificates: Option<&'a [Fact]>,
+    /// The certificates of TLS.
+    pub(crate) certificates: Vec<Fact>,
+    /// Whether clients use TLS.
+    pub(crate) has_tls: bool,
+    /// Whether a server speaks TLS.
+    pub(crate) has_server_tls: bool,
     /// The last events.
     pub(crate) events: &'a Recent,
 }
@@ -48,7 +52,7 @@ pub(crate) struct Known<'a> {
 /// The state at this moment, as exact as possible without stopping anything.
 pub(crate) fn take(known: Known<'_>, settings: &Settings, table: &Table) -> Status {
     let Known { program, past, pid, workers, old_workers, counters, held, .. } = known;
-    let Known { certificates, events, tarpitted, .. } = known;
+    let Known { certificates, has_tls, has_server_tls, events, tarpitted, .. } = known;
     let time = clock::now();
     let other = |target| {
         let server = backup(target, settings, table, program.lookups)?;
@@ -80,13 +84,15 @@ pub(crate) fn take(known: Known<'_>, settings: &Settings, table: &Table) -> Stat
         method: settings.selection.method().name().to_owned(),
         clients: table.clients_used(),
         clients_max: settings.clients_max,
-        counts: counts(
-            &counters,
-            past,
-            program.lookups.counts(),
-            events.lost(),
-            certificates.is_some(),
-        ),
+        counts: Counts {
+            tls: has_tls
+                .then(|| tls_counts(&counters.handshakes_by_kind, &counters.handshake_failures)),
+            server_tls: has_server_tls.then(|| {
+                let failures = counters.server_tls_faults.iter();
+                tls_counts_of(&counters.server_handshakes, failures)
+            }),
+            ..counts(&counters, past, program.lookups.counts(), events.lost())
+        },
         names_failing: u32::try_from(program.lookups.failing()).unwrap_or(u32::MAX),
         disregards_checks: disregards_checks(&regular, settings),
         servers: regular,
@@ -95,7 +101,7 @@ pub(crate) fn take(known: Known<'_>, settings: &Settings, table: &Table) -> Stat
         history: past.histories.all(),
         reload: past.reloads.last.clone(),
         upgrade: past.upgrades.last.clone(),
-        certificates: certificates.into_iter().flatten().map(certificate).collect(),
+        certificates: certificates.iter().map(certificate).collect(),
         events: events.last(EVENTS).cloned().collect(),
     }
 }
@@ -115,13 +121,7 @@ impl From<&OldWorkerSummary> for OldWorkerStatus {
 }
 
 /// What workers and the supervisor counted, by the names of a [`Status`].
-fn counts(
-    counters: &Counters,
-    past: &Past,
-    lookups: LookupCounts,
-    withheld: u64,
-    has_tls: bool,
-) -> Counts {
+fn counts(counters: &Counters, past: &Past, lookups: LookupCounts, withheld: u64) -> Counts {
     let reason = |reason: &str, count| ReasonCount { reason: reason.into(), count };
     let Counters {
         accepted,
@@ -152,8 +152,11 @@ fn counts(
         // Those that are held now are in the status.
         held: _,
         held_ended: _,
-        handshakes_by_kind,
-        handshake_failures,
+        // Only with TLS.
+        handshakes_by_kind: _,
+        handshake_failures: _,
+        server_handshakes: _,
+        server_tls_faults: _,
         beyond_max,
         beyond_rate,
         tarpitted: _,
@@ -188,18 +191,25 @@ fn counts(
         upgrades_failed: upgrades.failed,
         lookups: lookups.succeeded,
         lookups_failed: lookups.failed,
-        tls: has_tls.then(|| tls_counts(&handshakes_by_kind, &handshake_failures)),
+        tls: None,
+        server_tls: None,
     }
 }
 
 fn tls_counts(handshakes: &Handshakes, failures: &HandshakeFailures) -> TlsCounts {
+    tls_counts_of(handshakes, failures.iter().map(|(why, count)| (why.name(), count)))
+}
+
+fn tls_counts_of<'n>(
+    handshakes: &Handshakes,
+    failures: impl Iterator<Item = (&'n str, u64)>,
+) -> TlsCounts {
     let handshakes = handshakes.iter().map(|(kind, count)| TlsHandshakes {
         version: kind.version().to_owned(),
         resumed: kind.is_resumed(),
         count,
     });
-    let failures =
-        failures.iter().map(|(why, count)| ReasonCount { reason: why.name().into(), count });
+    let failures = failures.map(|(why, count)| ReasonCount { reason: why.into(), count });
     TlsCounts { handshakes: handshakes.collect(), failures: failures.collect() }
 }
 
@@ -209,6 +219,9 @@ fn certificate(fact: &Fact) -> CertificateStatus {
         Purpose::Server(_) => "server",
         Purpose::Chain(_) => "chain",
         Purpose::Authority(_) => "authority",
+        Purpose::Client => "client",
+        Purpose::ClientChain => "client_chain",
+        Purpose::ServerAuthority => "server_authority",
     };
     CertificateStatus {
         name: fact.name.clone(),

@@ -19,7 +19,6 @@ use pen_ipc::text::error_text;
 use pen_ipc::tls_files::Fact;
 use pen_walk as walk;
 
-use crate::StartError;
 use crate::files::certificates;
 use crate::files::configuration;
 use crate::files::configuration::unknown_suites;
@@ -44,6 +43,7 @@ use crate::launch::paths::all_absolute;
 use crate::limits;
 use crate::startup::clashes::{self, Taken};
 use crate::startup::{Order, refused, worker_count};
+use crate::{Examiner, StartError};
 
 /// The command line and the configuration file, read, resolved and checked; nothing is opened yet.
 pub(in crate::startup) struct StartPlan {
@@ -62,6 +62,8 @@ pub(in crate::startup) struct StartPlan {
     pub(in crate::startup) file: Vec<SourcedCommand>,
     /// The TLS files and the certificates in them, if TLS is on.
     pub(in crate::startup) tls: Option<(OwnedFd, Vec<Fact>)>,
+    /// The same of TLS towards servers, if a server speaks it.
+    pub(in crate::startup) server_tls: Option<(OwnedFd, Vec<Fact>)>,
     pub(in crate::startup) notices: Vec<String>,
 }
 
@@ -125,24 +127,33 @@ impl StartPlan {
             control,
             page,
             tls: None,
+            server_tls: None,
             notices,
         };
         if plan.settled.settings.tls.is_on() {
-            plan.read_tls(order, sandbox, interrupts)?;
+            let read = tls_material::gather(&plan.settled.settings.tls, None);
+            let examiner = order.entries.examine_tls;
+            plan.tls = Some(plan.examine_tls(read, examiner, order, sandbox, interrupts)?);
+        }
+        if plan.settled.settings.has_server_tls() {
+            let read = tls_material::servers::gather(&plan.settled.settings.server_tls);
+            let examiner = order.entries.examine_server_tls;
+            plan.server_tls = Some(plan.examine_tls(read, examiner, order, sandbox, interrupts)?);
         }
         Ok(plan)
     }
 
-    /// Reads the TLS files, and has an examiner check them.
-    fn read_tls(
+    /// Has an examiner check TLS files that were read. Returns them with the certificates in them.
+    fn examine_tls(
         &mut self,
+        read: Result<(OwnedFd, Vec<String>), String>,
+        examiner: Examiner,
         order: &Order,
         sandbox: &Sandbox,
         interrupts: &mut Interrupts,
-    ) -> Result<(), StartError> {
+    ) -> Result<(OwnedFd, Vec<Fact>), StartError> {
         let Order { launch, identity, .. } = order;
-        let (files, notices) =
-            tls_material::gather(&self.settled.settings.tls, None).map_err(StartError)?;
+        let (files, notices) = read.map_err(StartError)?;
         self.notices.extend(notices);
         // `--check` changes nothing, as far as possible.
         let (root, identity) = match launch.check {
@@ -150,12 +161,11 @@ impl StartPlan {
             false => (launch.jail.clone(), identity.clone()),
         };
         let jail = Jail { root, identity, sandbox: sandbox.clone() };
-        let found = examine(&files, order.entries.examine_tls, &jail, interrupts)?;
+        let found = examine(&files, examiner, &jail, interrupts)?;
         self.notices.extend(found.notices);
         let now = time::OffsetDateTime::now_utc().unix_timestamp();
         self.notices.extend(certificates::warnings(&found.certificates, now));
-        self.tls = Some((files, found.certificates));
-        Ok(())
+        Ok((files, found.certificates))
     }
 
     /// Checks the paths that a start would open, make or bind, and the address towards servers.

@@ -30,6 +30,7 @@ use crate::files::pid_file::PidFile;
 use crate::files::program::ProgramFile;
 use crate::files::status_file::StatusFile;
 use crate::files::tls_material::Keys;
+use crate::files::tls_material::servers::ServerKeys;
 use crate::jail::Jail;
 use crate::jail::sandbox;
 use crate::kept::regained::{Port, Regained, RegainedFile, Told};
@@ -91,8 +92,20 @@ impl Prepared {
         notices.extend(notify.complaint());
         notices.extend(incomplete.into_iter().chain(sandbox.suit(&plan.settled.settings)));
         let jail = Jail { root: launch.jail.clone(), identity, sandbox };
-        let StartPlan { settled, options, file, log, connection_log, control, page, tls, .. } =
-            plan;
+        let StartPlan {
+            settled,
+            options,
+            file,
+            log,
+            connection_log,
+            control,
+            page,
+            tls,
+            server_tls,
+            ..
+        } = plan;
+        let server_keys =
+            server_tls.map(|(files, facts)| ServerKeys::new(Rc::new(files), facts, Instant::now()));
         let mut keys = tls
             .map(|(files, facts)| Keys::new(files, facts, Instant::now()))
             .transpose()
@@ -197,6 +210,7 @@ impl Prepared {
             log,
             connection_log: connections,
             keys,
+            server_keys,
             jail,
             foreground: launch.foreground,
             descriptor_limit,

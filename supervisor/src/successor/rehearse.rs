@@ -84,7 +84,7 @@ fn rehearse(state: State, entries: &Entries) -> Result<TableTransfer, String> {
     let has_page = state.page.is_some();
     let has_checks = state.settings.has_checks();
     let checked = Checked::new(state, Role::Successor, &entries.build)?;
-    let Checked { state, jail, ocsp, keys, tables, .. } = checked;
+    let Checked { state, jail, ocsp, keys, server_keys, tables, .. } = checked;
     in_jail(&jail, ProcessKind::Relay, "a worker", None, |_| Ok(()))?;
     if has_page {
         in_jail(&jail, ProcessKind::Page, "the page process", None, |_| Ok(()))?;
@@ -99,6 +99,14 @@ fn rehearse(state: State, entries: &Entries) -> Result<TableTransfer, String> {
         let (files, _) = tls_material::gather(&state.settings.tls, ocsp.as_ref())?;
         let examine = |files: Option<OwnedFd>| {
             files.map_or(Ok(()), |files| (entries.examine_tls)(files).map(drop))
+        };
+        let what = "the examiner of TLS files";
+        in_jail(&jail, ProcessKind::Examiner, what, Some(files), examine)?;
+    }
+    if server_keys.is_some() {
+        let (files, _) = tls_material::servers::gather(&state.settings.server_tls)?;
+        let examine = |files: Option<OwnedFd>| {
+            files.map_or(Ok(()), |files| (entries.examine_server_tls)(files).map(drop))
         };
         let what = "the examiner of TLS files";
         in_jail(&jail, ProcessKind::Examiner, what, Some(files), examine)?;

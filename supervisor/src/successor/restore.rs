@@ -29,11 +29,12 @@ use crate::files::memory;
 use crate::files::pid_file::PidFile;
 use crate::files::status_file::StatusFile;
 use crate::files::tls_material::Keys;
+use crate::files::tls_material::servers::ServerKeys;
 use crate::handover::descriptors::Number;
 use crate::handover::marker::Role;
 use crate::handover::state::{
     Asker, CarriedConnectionLog, CarriedFile, CarriedKeys, CarriedLog, CarriedOldWorker,
-    CarriedPort, CarriedRuntime, CarriedWorker, FileMaker, State,
+    CarriedPort, CarriedRuntime, CarriedServerKeys, CarriedWorker, FileMaker, State,
 };
 use crate::handover::{Build, TableTransfer};
 use crate::helpers::open::JailedFile;
@@ -115,6 +116,7 @@ pub(in crate::successor) struct Checked {
     log: Option<RequestLog>,
     connection_log: Option<OpenConnectionLog>,
     pub(in crate::successor) keys: Option<Keys>,
+    pub(in crate::successor) server_keys: Option<ServerKeys>,
     encoded: OwnedFd,
     control: Option<CheckedPort>,
     page: Option<CheckedPort>,
@@ -228,6 +230,11 @@ impl Checked {
             freed: from.take(state.freed)?,
             vacancy: from.take(state.vacancy)?,
             keys: state.keys.take().map(|keys| restore_keys(keys, from)).transpose()?,
+            server_keys: state
+                .server_keys
+                .take()
+                .map(|keys| restore_server_keys(keys, from))
+                .transpose()?,
             encoded: memory::encoded(&state.settings)
                 .map_err(|error| format!("settings: {}", error_text(&error)))?,
             ocsp: from.take_if(state.runtime.ocsp)?,
@@ -316,6 +323,7 @@ impl Checked {
             log: self.log,
             connection_log: self.connection_log,
             keys: self.keys,
+            server_keys: self.server_keys,
             jail,
             foreground: state.launch.foreground,
             descriptor_limit,
@@ -366,6 +374,17 @@ fn restore_keys(keys: CarriedKeys, from: &mut Descriptors) -> Result<Keys, Strin
         rotation: from_precise(keys.rotation),
         reading: from_precise(keys.reading),
         certificates: Certificates::adopted(keys.facts, keys.told, from_precise(keys.warning)),
+    })
+}
+
+fn restore_server_keys(
+    keys: CarriedServerKeys,
+    from: &mut Descriptors,
+) -> Result<ServerKeys, String> {
+    Ok(ServerKeys {
+        files: Rc::new(from.take(keys.files)?),
+        certificates: Certificates::adopted(keys.facts, keys.told, from_precise(keys.warning)),
+        looking: from_precise(keys.looking),
     })
 }
 

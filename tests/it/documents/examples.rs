@@ -20,7 +20,7 @@ const SETUP: &[&str] = &[
      mount -t overlay -o lowerdir=$place,upperdir=/mnt/upper,workdir=/mnt/work overlay $place; \
      umount -l /mnt; done",
     "for name in www1 www2 www3 www4 relay1 relay2 relay3 backup ldap1 ldap2 mbox1 mbox2 mbox3 db1 \
-     db2 db3 db4; do \
+     db2 db3 db4 api1.example.org api2.example.org; do \
      echo 192.0.2.1 $name; done >>/etc/hosts",
     "getent passwd pen >/dev/null || echo pen:x:996:996::/nonexistent:/usr/sbin/nologin \
      >>/etc/passwd",
@@ -32,7 +32,9 @@ const SETUP: &[&str] = &[
      -keyout /etc/ssl/private/www.key -out /etc/ssl/certs/www.pem 2>/run/openssl || \
      { cat /run/openssl >&2; exit 1; }",
     "cat /etc/ssl/certs/www.pem >/etc/ssl/www.pem; cp /etc/ssl/certs/www.pem \
-     /etc/pen/clients-ca.pem",
+     /etc/pen/clients-ca.pem; cp /etc/ssl/certs/www.pem /etc/pen/servers-ca.pem",
+    "cp /etc/ssl/certs/www.pem /etc/ssl/certs/api.pem; cp /etc/ssl/private/www.key \
+     /etc/ssl/private/api.key",
 ];
 
 fn root() -> &'static Path {

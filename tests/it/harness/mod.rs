@@ -16,7 +16,7 @@ pub mod report;
 pub mod system;
 pub mod wait;
 
-pub use net::{backend, client, control, port, reader, recorder, steering, tls};
+pub use net::{backend, client, control, port, reader, recorder, steering, tls, tls_server};
 pub use system::{browser, hanging, machine, manager, process, program, store, terminal, trace};
 
 pub use self::{

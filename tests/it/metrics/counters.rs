@@ -9,10 +9,12 @@ use rustix::process::Signal;
 
 use super::needs_prometheus;
 use super::scraper::Scraper;
+use crate::harness::tls::Authority;
+use crate::harness::tls_server::TlsServer;
 use crate::harness::{Backend, Client, Pen, Port, SetOnDrop, eventually};
 use crate::upgrade::Installed;
 
-/// The names of all series that may never fall. This pen has no TLS.
+/// The names of all series that may never fall. This pen has no TLS with clients.
 fn counters() -> Vec<String> {
     let families = families().filter(|family| !family.name.starts_with("pen_tls_"));
     let names = |family: &Family| match family.kind {
@@ -56,13 +58,15 @@ fn no_counter_falls_by_load_reloads_deaths_and_upgrades() {
     if !needs_prometheus() {
         return;
     }
-    let [server, other] = [Backend::named("a"), Backend::down("b")];
+    let identity = Authority::root("root").issue(&["127.0.0.1"]);
+    let (server, other) = (TlsServer::named("a", identity).start(), Backend::down("b"));
     let (builder, page) = (Pen::builder(), Port::reserve());
     let (socket, file) = (builder.directory().join("ctl"), builder.directory().join("pen.cfg"));
-    let [at, other_at] = [&server, &other].map(|server| server.operand().replace(':', " port "));
+    let [at, other_at] =
+        [&server.backend, &other].map(|server| server.operand().replace(':', " port "));
     let config = format!(
-        "server 0 address {at}\nserver 1 address {other_at}\nblacklist 1\n\
-         check tcp\ncheck_fall 100\n"
+        "server 0 address {at} tls on\nserver 1 address {other_at}\nblacklist 1\n\
+         server_tls_verify off\ncheck tcp\ncheck_fall 100\n"
     );
     let options = ["-O".to_owned(), format!("page {}", page.address())];
     let pen = Installed::start(builder.file(&config).options(options).control_unix(&socket));

@@ -53,8 +53,9 @@ impl Eventful {
         let [server, down, other] = servers.each_ref().map(Backend::operand);
         let [server, down] = [server, down].map(|server| server.replace(':', " port "));
         let text = format!(
-            "server 0 address {server} max 9\nserver 1 address {down}\nemergency {other}\n\
-             abuse {other}\npage {}\ncheck tcp\n",
+            "server 0 address {server} max 9 tls off\nserver 1 address {down} tls off\n\
+             emergency {other}\nabuse {other}\nserver_tls\nserver_tls_verify off\npage {}\n\
+             check tcp\n",
             page.address()
         );
         let socket = builder.directory().join("ctl");

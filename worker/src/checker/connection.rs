@@ -5,12 +5,14 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use pen_ipc::checks::{CheckFault, FaultClass};
+use pen_ipc::server_tls::TlsFault;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, sockopt};
 use rustls::{ClientConnection, Error, InvalidMessage};
 
 use crate::checker::dial::fault;
 use crate::checker::schedule::Ended;
+use crate::tls::servers;
 
 /// A connection that is there.
 pub(super) struct Connection {
@@ -132,11 +134,7 @@ impl Connection {
         if let Err(error) = tls.process_new_packets() {
             // The alert.
             let _ = tls.write_tls(&mut self.socket);
-            return Err(Ended::Failure(CheckFault::told(
-                FaultClass::Tls,
-                0,
-                &format!("TLS handshake: {}", told(&error)),
-            )));
+            return Err(Ended::Failure(CheckFault::told(FaultClass::Tls, 0, &why(&error))));
         }
         match length {
             0 if tls.is_handshaking() => Ok(Came::End),
@@ -150,6 +148,11 @@ impl Connection {
             ..=MOST => Ok(Came::Bytes(length)),
             _ => Err(Ended::Failure(CheckFault::of(FaultClass::TooLong))),
         }
+    }
+
+    /// Whether it talks over TLS.
+    pub(super) fn has_tls(&self) -> bool {
+        self.tls.is_some()
     }
 
     /// Queues the end of TLS.
@@ -195,6 +198,27 @@ fn failed(error: &io::Error) -> Ended {
     match Errno::from_io_error(error) {
         Some(errno) => fault(errno),
         None => Ended::Failure(CheckFault::told(FaultClass::Other, 0, &error.to_string())),
+    }
+}
+
+/// Why a handshake failed: what is wrong with the certificate, if it was judged.
+fn why(error: &Error) -> String {
+    match servers::fault(error) {
+        known @ (TlsFault::Expired
+        | TlsFault::NotYetValid
+        | TlsFault::UnknownAuthority
+        | TlsFault::SelfSigned
+        | TlsFault::WrongName
+        | TlsFault::WrongPurpose) => known.to_string(),
+        TlsFault::Timeout
+        | TlsFault::NotTls
+        | TlsFault::Closed
+        | TlsFault::NothingInCommon
+        | TlsFault::BadCertificate
+        | TlsFault::Alert(_)
+        | TlsFault::Protocol
+        | TlsFault::NoName
+        | TlsFault::NoFiles => format!("TLS handshake: {}", told(error)),
     }
 }
 

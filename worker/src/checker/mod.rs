@@ -23,18 +23,18 @@ use std::time::{Duration, Instant};
 
 use mio::{Events, Poll, Token};
 use pen_config::address::Host;
-use pen_config::checks::{Check, CheckKind, Records, ServersFrom};
+use pen_config::checks::{Check, CheckKind, Records, ServersFrom, without_port};
 use pen_config::ids;
 use pen_config::settings::{Server, Settings};
 use pen_ipc::channel::Received;
 use pen_ipc::checks::{MOST_UNDER_WAY, Seed};
 use pen_ipc::memory;
-use pen_ipc::message::ToChecker;
+use pen_ipc::message::{FromStartingWorker, ToChecker};
 use pen_ipc::start::{Begins, CheckerStart, OWN_DESCRIPTORS};
 
 use crate::checker::link::{Haste, SupervisorLink};
 use crate::checker::probe::{Means, Probe, Progress};
-use crate::checker::schedule::{Ended, Rhythm, Schedule, Target};
+use crate::checker::schedule::{Ended, Rhythm, Schedule, Target, Transport};
 use crate::checker::tls::Tls;
 use crate::checker::verdict::{Change, Limits};
 use crate::clock;
@@ -75,7 +75,16 @@ struct Checker {
 
 /// Runs the checker until the supervisor tells it to stop or has gone. Returns the exit status.
 pub fn run(start: CheckerStart) -> i32 {
-    let CheckerStart { channel, begins, settings, seeds, descriptor_limit } = start;
+    let CheckerStart { channel, begins, settings, seeds, server_tls, descriptor_limit } = start;
+    let tls = match Tls::new(server_tls) {
+        Ok(tls) => tls,
+        Err(why) => {
+            let reason = format!("checker: {why}");
+            // If the supervisor cannot be told, the exit status still says that the start failed.
+            let _ = channel.send(&FromStartingWorker::Failed { reason }, None);
+            return 1;
+        }
+    };
     let Some((poll, ())) = begin(&channel, "checker", CHANNEL, |_| Ok(())) else { return 1 };
     let free = descriptor_limit.saturating_sub(OWN_DESCRIPTORS).max(1);
     let mut checker = Checker {
@@ -92,7 +101,7 @@ pub fn run(start: CheckerStart) -> i32 {
         probes: BTreeMap::new(),
         ready: Vec::new(),
         most: usize::try_from(free).unwrap_or(usize::MAX).min(MOST_UNDER_WAY),
-        tls: Tls::default(),
+        tls,
         buffer: vec![0; PIECE],
     };
     checker.apply(settings);
@@ -118,10 +127,36 @@ fn targets(settings: &Settings) -> Vec<Target> {
             server: target.code(),
             addresses: [&server.address].into_iter().chain(&server.alternatives).cloned().collect(),
             check: Check { host: host(check, server, settings.followed(id)), ..check.clone() },
+            transport: transport(check, target, settings),
             epoch: server.epoch,
         })
     };
     settings.configured().filter_map(target).collect()
+}
+
+/// How a check of a server travels: as the server's connections do, or in TLS of its own if its kind
+/// has that. Another port may be that of another service, so it gets only what the kind says.
+fn transport(check: &Check, target: ids::Target, settings: &Settings) -> Transport {
+    let is_tls = match check.kind {
+        CheckKind::Tls | CheckKind::Https(_) => true,
+        CheckKind::Tcp
+        | CheckKind::Http(_)
+        | CheckKind::Smtp
+        | CheckKind::Pgsql
+        | CheckKind::Mysql { .. }
+        | CheckKind::Redis(_)
+        | CheckKind::Ldap
+        | CheckKind::Dns { .. }
+        | CheckKind::Exchange { .. } => false,
+    };
+    match (settings.speaks_tls(target), is_tls, check.port) {
+        (true, true, _) | (true, false, None) => {
+            let host = check.host.as_deref().and_then(|host| without_port(host).parse().ok());
+            Transport::ServerTls(host.or_else(|| settings.tls_name(target)))
+        }
+        (false, true, _) => Transport::AnyTls,
+        (true, false, Some(_)) | (false, false, _) => Transport::Plain,
+    }
 }
 
 /// The host that a check asks for: the server's own name, or that whose addresses it follows, if it
@@ -285,6 +320,11 @@ impl Checker {
                     self.apply(settings);
                     self.link.applied(generation);
                 }
+                Ok(Received::Message(ToChecker::ServerTls, Some(files))) => {
+                    if self.tls.replace(files).is_err() {
+                        return Some(1);
+                    }
+                }
                 Ok(Received::Message(ToChecker::Begin, _)) => self.work = Work::On,
                 Ok(Received::Message(ToChecker::Pause, _)) => self.work = Work::Paused,
                 Ok(Received::Message(ToChecker::Ping { serial }, _)) => self.link.pong(serial),
@@ -299,7 +339,8 @@ impl Checker {
                     return Some(0);
                 }
                 Ok(Received::Empty) => return None,
-                Ok(Received::Message(ToChecker::Settings, None)) | Err(_) => return Some(1),
+                Ok(Received::Message(ToChecker::Settings | ToChecker::ServerTls, None))
+                | Err(_) => return Some(1),
             }
         }
     }

@@ -16,8 +16,8 @@ use rustix::net::sockopt;
 use crate::checker::connection::{Came, Connection, reset};
 use crate::checker::dial::{Speech, dial, fault};
 use crate::checker::kinds::{Farewell, Machine, Step, machine, proxy_header};
-use crate::checker::schedule::{Ended, Order};
-use crate::checker::tls::{Tls, is_over_tls};
+use crate::checker::schedule::{Ended, Order, Transport};
+use crate::checker::tls::{CheckTls, Tls};
 
 /// What checks need of their process.
 pub(super) struct Means<'m> {
@@ -225,6 +225,7 @@ impl Probe {
     fn speech(&self) -> Speech {
         let check = self.check();
         let says_nothing = matches!(check.kind, pen_config::checks::CheckKind::Tcp)
+            && self.order.target.transport == Transport::Plain
             && proxy_header(check).is_empty();
         if says_nothing { Speech::Silent } else { Speech::Talks }
     }
@@ -250,15 +251,22 @@ impl Probe {
         }
         let check = self.check();
         let machine = machine(check, &address);
-        let mut connection = Connection::new(socket, proxy_header(check));
-        match is_over_tls(check).then(|| means.tls.client(check, &address)) {
-            None => self.greet(connection, machine, means),
-            Some(Ok(client)) => {
-                connection.begin_tls(client);
+        let header = match &self.order.target.transport {
+            Transport::Plain | Transport::AnyTls => proxy_header(check),
+            Transport::ServerTls(_) => Default::default(),
+        };
+        let mut connection = Connection::new(socket, header);
+        match means.tls.of(&self.order.target.transport, check, &address) {
+            CheckTls::Plain => self.greet(connection, machine, means),
+            CheckTls::Client(client) => {
+                connection.begin_tls(*client);
                 Next::GoOn(Phase::Shaking(connection, machine))
             }
-            // Memory ran short.
-            Some(Err(_)) => self.over(Ended::NotAsked),
+            CheckTls::Fault(fault) => {
+                let fault = CheckFault::told(FaultClass::Tls, 0, &fault.to_string());
+                self.over(Ended::Failure(fault))
+            }
+            CheckTls::NotAsked => self.over(Ended::NotAsked),
         }
     }
 
@@ -292,10 +300,14 @@ impl Probe {
     /// The connection is there.
     fn greet(
         &mut self,
-        connection: Connection,
+        mut connection: Connection,
         mut machine: Machine,
         means: &mut Means<'_>,
     ) -> Next {
+        if let Transport::ServerTls(_) = self.order.target.transport {
+            // Within TLS, as clients' connections have it.
+            connection.send(proxy_header(self.check()));
+        }
         let step = machine.connected();
         self.step(step, connection, machine, means)
     }
@@ -373,6 +385,8 @@ impl Probe {
                 let _ = connection.flush();
                 next
             }
+            // What the server waits for is TLS within TLS.
+            Step::Done(Farewell::Handshake) if connection.has_tls() => self.over(Ended::Success),
             Step::Done(Farewell::Handshake) => {
                 let client = {
                     let address = self.order.target.addresses.first();

@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use pen_config::address::Address;
 use pen_config::checks::Check;
+use pen_config::tls::servers::TlsName;
 use pen_ipc::checks::{CheckFault, CheckResult, MOST_UNDER_WAY, Seed, Verdict};
 
 use super::verdict::{Change, Limits, Outcome, is_in_question, judge};
@@ -26,8 +27,21 @@ pub struct Target {
     pub addresses: Vec<Address>,
     /// The question.
     pub check: Check,
+    /// How the question travels.
+    pub transport: Transport,
     /// It rises when a command gives the server another address.
     pub epoch: u32,
+}
+
+/// How the question of a check travels.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Transport {
+    /// In clear text.
+    Plain,
+    /// In TLS that takes every certificate.
+    AnyTls,
+    /// In TLS as clients' data does, with the server of this name.
+    ServerTls(Option<TlsName>),
 }
 
 impl Target {
@@ -37,6 +51,7 @@ impl Target {
         self.server == other.server
             && self.addresses.first() == other.addresses.first()
             && self.check == other.check
+            && self.transport == other.transport
             && self.epoch == other.epoch
     }
 }

@@ -1,24 +1,83 @@
-//! TLS of checks: a handshake is finished, and the certificate is not judged.
+//! TLS of checks. With servers whose connections use TLS, it is the same as that of the connections.
+//! Otherwise a handshake is finished, and the certificate is not judged.
 
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use pen_config::address::Address;
-use pen_config::checks::{Check, CheckKind, without_port};
+use pen_config::checks::{Check, without_port};
+use pen_ipc::server_tls::TlsFault;
 use rustls::client::Resumption;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs as provider};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, Error, SignatureScheme};
+use rustls::crypto::aws_lc_rs as provider;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, Error};
 
-/// The client of all checks. It is made when the first check needs it.
-#[derive(Debug, Default)]
+use crate::checker::schedule::Transport;
+use crate::tls::servers::{Anyone, ServersTls};
+
+/// The client of all checks. Each handshake is a whole one: a resumed one would not show that the
+/// server still has its key.
+#[derive(Debug)]
 pub(super) struct Tls {
-    config: Option<Arc<ClientConfig>>,
+    /// For servers whose connections use TLS.
+    servers: Option<ServersTls>,
+    /// For all others. It is made when the first check needs it.
+    any: Option<Arc<ClientConfig>>,
+}
+
+/// The TLS of one check.
+pub(super) enum CheckTls {
+    /// None.
+    Plain,
+    /// A client for the handshake.
+    Client(Box<ClientConnection>),
+    /// The handshake cannot begin.
+    Fault(TlsFault),
+    /// Memory ran short.
+    NotAsked,
 }
 
 impl Tls {
-    /// A client for a handshake with this server.
+    /// By the files that a checker starts with.
+    ///
+    /// # Errors
+    /// The file and what is wrong with it.
+    pub(super) fn new(files: Option<OwnedFd>) -> Result<Tls, String> {
+        Ok(Tls { servers: files.map(ServersTls::new).transpose()?, any: None })
+    }
+
+    /// Uses other files from now on.
+    ///
+    /// # Errors
+    /// The file and what is wrong with it; nothing has changed.
+    pub(super) fn replace(&mut self, files: OwnedFd) -> Result<(), String> {
+        self.servers = Some(ServersTls::new(files)?);
+        Ok(())
+    }
+
+    /// The TLS of a check.
+    pub(super) fn of(
+        &mut self,
+        transport: &Transport,
+        check: &Check,
+        address: &Address,
+    ) -> CheckTls {
+        match (transport, &self.servers) {
+            (Transport::Plain, _) => CheckTls::Plain,
+            (Transport::AnyTls, _) => match self.client(check, address) {
+                Ok(client) => CheckTls::Client(Box::new(client)),
+                Err(_) => CheckTls::NotAsked,
+            },
+            (Transport::ServerTls(name), Some(tls)) => match tls.connection(name.as_ref()) {
+                Ok(client) => CheckTls::Client(Box::new(client)),
+                Err(fault) => CheckTls::Fault(fault),
+            },
+            (Transport::ServerTls(_), None) => CheckTls::Fault(TlsFault::NoFiles),
+        }
+    }
+
+    /// A client that takes every certificate.
     ///
     /// # Errors
     /// The library has no client for it.
@@ -27,38 +86,21 @@ impl Tls {
         check: &Check,
         address: &Address,
     ) -> Result<ClientConnection, Error> {
-        let config = match &self.config {
+        let config = match &self.any {
             Some(config) => config.clone(),
-            None => self.config.insert(unjudging()?).clone(),
+            None => self.any.insert(unjudging()?).clone(),
         };
         ClientConnection::new(config, name(check, address)?)
     }
 }
 
-/// Whether a check talks over TLS.
-pub(super) fn is_over_tls(check: &Check) -> bool {
-    match check.kind {
-        CheckKind::Tls | CheckKind::Https(_) => true,
-        CheckKind::Tcp
-        | CheckKind::Http(_)
-        | CheckKind::Smtp
-        | CheckKind::Pgsql
-        | CheckKind::Mysql { .. }
-        | CheckKind::Redis(_)
-        | CheckKind::Ldap
-        | CheckKind::Dns { .. }
-        | CheckKind::Exchange { .. } => false,
-    }
-}
-
-/// A client that takes every certificate. Each handshake is a whole one: a resumed one would not
-/// show that the server still has its key.
 fn unjudging() -> Result<Arc<ClientConfig>, Error> {
     let provider = Arc::new(provider::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider.clone())
+    let anyone = Anyone(provider.signature_verification_algorithms);
+    let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Unjudging(provider)))
+        .with_custom_certificate_verifier(Arc::new(anyone))
         .with_no_client_auth();
     config.resumption = Resumption::disabled();
     Ok(Arc::new(config))
@@ -77,43 +119,4 @@ fn name(check: &Check, address: &Address) -> Result<ServerName<'static>, Error> 
         Address::Unix(_) => ServerName::from(IpAddr::from([127, 0, 0, 1])),
     };
     Ok(named.unwrap_or_else(unnamed))
-}
-
-/// Takes every certificate and every signature.
-#[derive(Debug)]
-struct Unjudging(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Unjudging {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }

@@ -41,6 +41,9 @@ impl Relay<'_> {
         for side in [Side::Up, Side::Down] {
             let (end, other) = connection.ends(side);
             if end.recv == RecvState::Failed {
+                if side == Side::Up {
+                    self.note_late_refusal(slot);
+                }
                 return self.close_end(slot, side);
             }
             if end.is_broken() && done(end) && other.send_state() != SendState::Open {
@@ -239,10 +242,13 @@ impl Relay<'_> {
         self.release_target(slot);
         let Connection { number, state, since, key, .. } = self.connections[slot];
         if self.debug.on(2) {
-            let session = self.connections[slot].down.session.as_ref();
-            let cut =
-                session.is_some_and(|session| !session.is_handshaking() && !session.peer_closed());
-            let cut = if cut { "; the client sent no close_notify" } else { "" };
+            let Connection { down, up, .. } = &self.connections[slot];
+            let cut = match (is_cut(down), is_cut(up)) {
+                (false, false) => "",
+                (true, false) => "; the client sent no close_notify",
+                (false, true) => "; the server sent no close_notify",
+                (true, true) => "; neither client nor server sent close_notify",
+            };
             self.debug.log(2, format_args!("connection {number} ends{cut}"));
         }
         self.connections.free(slot);
@@ -267,6 +273,11 @@ impl Relay<'_> {
     }
 }
 
+/// Whether a peer has not said by close_notify that its data is complete.
+fn is_cut(end: &Endpoint) -> bool {
+    end.session.as_ref().is_some_and(|session| !session.is_handshaking() && !session.peer_closed())
+}
+
 /// The side whose end of file closes both sides: `tcp_fastclose` asks for it, and all data that
 /// was read has been sent.
 fn closes_fast(connection: &Connection, fastclose: Fastclose) -> Option<Side> {
@@ -280,8 +291,10 @@ fn closes_fast(connection: &Connection, fastclose: Fastclose) -> Option<Side> {
     // The close does not replace close_notify of a TLS session.
     let [up_ended, down_ended] =
         [&connection.up, &connection.down].map(|end| end.recv == RecvState::Ended);
-    let close_notify_due =
-        up_ended && connection.down.session.as_ref().is_some_and(|session| !session.is_closed());
+    let is_due = |other_ended: bool, end: &Endpoint| {
+        other_ended && end.session.as_ref().is_some_and(|session| !session.is_closed())
+    };
+    let close_notify_due = is_due(up_ended, &connection.down) || is_due(down_ended, &connection.up);
     match (up && up_ended, down && down_ended) {
         _ if !nothing_held || close_notify_due => None,
         (true, _) => Some(Side::Up),

@@ -21,6 +21,7 @@ use crate::relay::connection::{Connection, ConnectionState, ServerSince, Timer};
 use crate::relay::log_writer::LogWriter;
 use crate::relay::request_log::shown;
 use crate::relay::upstream::closes::ServerClose;
+use crate::tls::servers::ServersTls;
 
 /// The supervisor's message is invalid.
 struct InvalidMessage;
@@ -72,6 +73,10 @@ impl Relay<'_> {
                 let tls = self.tls.as_mut().ok_or(InvalidMessage)?;
                 tls.replace(files).map_err(|_| InvalidMessage)?;
             }
+            (ToWorker::ServerTls, Some(files)) => {
+                let tls = ServersTls::new(files).map_err(|_| InvalidMessage)?;
+                self.server_tls = Some(tls);
+            }
             (ToWorker::TicketSecret, Some(secret)) => {
                 let taken = self.tls.as_ref().is_some_and(|tls| tls.renew_secret(&secret));
                 if !taken {
@@ -94,6 +99,7 @@ impl Relay<'_> {
                 ToWorker::Settings
                 | ToWorker::Listen
                 | ToWorker::Tls
+                | ToWorker::ServerTls
                 | ToWorker::TicketSecret
                 | ToWorker::Syslog,
                 None,
@@ -202,7 +208,8 @@ impl Relay<'_> {
     fn mark_outdated(&mut self, old: &Settings) {
         for slot in 0..self.connections.pool.slots() {
             let connection = &mut self.connections[slot];
-            let is_connecting = connection.state == ConnectionState::Connecting;
+            let is_connecting =
+                matches!(connection.state, ConnectionState::Connecting | ConnectionState::Securing);
             let Some(target) = connection.target else { continue };
             if !is_connecting && connection.up.socket.is_none() {
                 continue;
@@ -218,7 +225,11 @@ impl Relay<'_> {
         let regular = (0..self.settings.table_size()).map(|id| Target::Server(ServerId(id as u16)));
         for target in regular.chain([Target::Emergency, Target::Abuse]) {
             if since(old.target(target), self.settings.target(target)) != ServerSince::Same {
-                self.upstreams.replace(self.row(target));
+                let row = self.row(target);
+                self.upstreams.replace(row);
+                if let Some(tls) = &mut self.server_tls {
+                    tls.forget(row);
+                }
             }
         }
         for row in self.upstreams.shut_rows().collect::<Vec<_>>() {

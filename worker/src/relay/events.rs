@@ -38,7 +38,9 @@ impl Relay<'_> {
                 }
             }
             (ConnectionState::Connecting, Side::Up) => self.connect_progress(name.slot, event),
-            (ConnectionState::Connecting, Side::Down) | (ConnectionState::Waiting { .. }, _) => {
+            (ConnectionState::Securing, Side::Up) => self.continue_securing(name.slot),
+            (ConnectionState::Connecting | ConnectionState::Securing, Side::Down)
+            | (ConnectionState::Waiting { .. }, _) => {
                 if event.is_error() {
                     self.finish(name.slot, Some(ConnectionEnd::ClientReset));
                 }
@@ -76,6 +78,7 @@ impl Relay<'_> {
                 ConnectionState::Lingering => self.linger(name.slot),
                 ConnectionState::Idler => self.drain_idler(name.slot),
                 ConnectionState::Preface => self.continue_preface(name.slot),
+                ConnectionState::Securing => self.continue_securing(name.slot),
                 ConnectionState::Connecting
                 | ConnectionState::Waiting { .. }
                 | ConnectionState::Held(_)
@@ -194,7 +197,7 @@ fn move_bytes(
     };
     let watch: Option<pump::WatchedEvents<'_>> =
         if logs || dumps { Some(&mut watch) } else { None };
-    let may_splice = connection.down.session.is_none();
+    let may_splice = connection.down.session.is_none() && connection.up.session.is_none();
     let turn = http.as_deref_mut().map(|exchange| Direction::of(exchange, from == Side::Down));
     let (source, sink) = connection.ends(from);
     let moved = pump::pump(source, sink, tools, PumpOptions { may_splice, watch, http: turn, now });

@@ -132,6 +132,7 @@ fn reason_of(worker_table: &WorkerTable<'_>, row: u32) -> String {
     match worker_table.last_failure(row).map(|failure| ConnectFailure::from_code(failure.cause)) {
         Some(ConnectFailure::Errno(errno)) => format!(": {}", errno_text(errno)),
         Some(ConnectFailure::Timeout) => ": no answer in time".into(),
+        Some(ConnectFailure::Tls(fault)) => format!(": {fault}"),
         None => String::new(),
     }
 }
@@ -187,7 +188,8 @@ fn explanation(
         match placement.judge(settings, &farm, client, trial) {
             Ok(usable) => {
                 let drains = farm.server(target.row(settings.table_size())).standing.mode;
-                lines.add(name(settings, target) + &how_used(settings, target, usable, drains));
+                let how = how_used(settings, target, usable, drains);
+                lines.add(name(settings, target) + &how + &secured(settings, target));
                 return lines.text();
             }
             // There is no server with this number, or no abuse server.
@@ -338,6 +340,18 @@ fn gone_from(settings: &Settings, target: Target) -> Option<&str> {
     match (server.mode, server.record) {
         (ServerMode::Ready, Record::Gone) => settings.followed(id).map(|from| from.name.as_str()),
         (ServerMode::Ready | ServerMode::Drain | ServerMode::Maint, _) => None,
+    }
+}
+
+/// The end of the line about a server that speaks TLS.
+fn secured(settings: &Settings, target: Target) -> String {
+    if !settings.speaks_tls(target) {
+        return String::new();
+    }
+    match (settings.server_tls.verify, settings.tls_name(target)) {
+        (true, Some(name)) => format!("; with TLS, verified as {name}"),
+        (true, None) => "; with TLS, but without a name that could be verified".into(),
+        (false, _) => "; with TLS, not verified".into(),
     }
 }
 
@@ -582,6 +596,18 @@ mod tests {
              server 0 (10.0.0.1:80): being tried by another connection after its blacklist time\n\
              server 0 (10.0.0.1:80): would be used\n"
         );
+    }
+
+    #[test]
+    fn a_server_with_tls_is_verified_by_its_name_or_not() {
+        let mut settings = Settings { servers: vec![server(0, 0)], ..Settings::default() };
+        settings.server_tls.on = true;
+        let said = |settings: &Settings| explain(settings, &[FINE, FINE, FINE], None);
+        assert!(said(&settings).ends_with(": would be used; with TLS, verified as 10.0.0.1\n"));
+        settings.server_tls.name = Some("a.example".parse().unwrap());
+        assert!(said(&settings).ends_with("; with TLS, verified as a.example\n"));
+        settings.server_tls.verify = false;
+        assert!(said(&settings).ends_with("; with TLS, not verified\n"));
     }
 
     #[test]

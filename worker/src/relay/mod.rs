@@ -73,6 +73,7 @@ use crate::relay::upstream::closes::ServerCloses;
 use crate::relay::upstream::idlers::Idlers;
 use crate::relay::upstream::rebalance::Rebalancing;
 use crate::tls::TlsContext;
+use crate::tls::servers::ServersTls;
 
 /// The channel to the supervisor is readable or writable.
 const CHANNEL: Token = Token(usize::MAX);
@@ -124,6 +125,8 @@ struct Relay<'t> {
     link: Link,
     /// The TLS configuration, if clients use TLS.
     tls: Option<TlsContext>,
+    /// What TLS with servers needs, if a server speaks TLS.
+    server_tls: Option<ServersTls>,
     /// Monotonic milliseconds, read once per round of events.
     now: u64,
     /// The same in nanoseconds.
@@ -157,6 +160,10 @@ pub fn run(start: WorkerStart, table: &Table) -> i32 {
         Ok(tls) => tls,
         Err(reason) => return fail(&channel, reason),
     };
+    let server_tls = match start.server_tls.map(ServersTls::new).transpose() {
+        Ok(tls) => tls,
+        Err(reason) => return fail(&channel, reason),
+    };
     match channel.send(&FromStartingWorker::Ready, None) {
         Ok(Sent::Queued) => {}
         Ok(Sent::Full) | Err(_) => return 1,
@@ -186,6 +193,7 @@ pub fn run(start: WorkerStart, table: &Table) -> i32 {
         debug: Debug::new(&settings, start.debug, start.utc_offset),
         link: Link::new(channel.into_phase()),
         tls,
+        server_tls,
         now: clock::now(),
         precise: clock::precise(),
         settings,

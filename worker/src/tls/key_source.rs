@@ -6,31 +6,20 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use aws_lc_rs::digest::{Context, SHA256};
-use pen_ipc::tls_files::{Fact, Index, Part, Purpose, Role};
+use pen_ipc::tls_files::{Fact, Index, Part, Purpose};
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::pem::{self as rfc7468, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{NoServerSessionStorage, ProducesTickets, ResolvesServerCert};
 use rustls::sign::{CertifiedKey, SigningKey};
 use rustls::version::{TLS12, TLS13};
-use rustls::{Error, RootCertStore, ServerConfig, SignatureAlgorithm};
-use zeroize::Zeroize;
+use rustls::{Error, ServerConfig, SignatureAlgorithm};
 
 use crate::tls::material::Material;
+use crate::tls::read::{Authorities, Notices, fact};
 use crate::tls::tickets::{Secrets, Tickets};
-use crate::tls::verifier::{ClientVerifier, Use};
-use crate::tls::x509::certificate;
-use crate::tls::x509::certificate::Certificate;
+use crate::tls::verifier::ClientVerifier;
 use crate::tls::x509::chain::{complete, in_order, matches, wrong_issuer};
 use crate::tls::x509::der;
 use crate::tls::x509::der::Ocsp;
-use crate::tls::x509::name::name;
-use crate::tls::x509::pem;
-use crate::tls::x509::pem::{not_pem, pem_reason};
-use crate::tls::x509::signing::Key;
-
-/// What the administrator should know about files that are nevertheless valid.
-pub type Notices = Vec<String>;
 
 /// The files of one certificate: certificate, key and so on.
 #[derive(Debug, Default)]
@@ -54,31 +43,11 @@ impl Stack {
     }
 }
 
-/// Certification authorities, and their files.
-#[derive(Debug, Default)]
-pub struct Authorities {
-    certificates: Vec<CertificateDer<'static>>,
-    /// The file of each.
-    paths: Vec<String>,
-    /// They are the system's: no option chose them.
-    system: bool,
-}
-
-impl Authorities {
-    /// The certificates with the facts for the administrator, without those of the system.
-    pub fn facts(&self, name: Option<&str>) -> Vec<Fact> {
-        let certificates = self.certificates.iter().zip(&self.paths).filter(|_| !self.system);
-        certificates
-            .map(|(one, path)| fact(one, path, Purpose::Authority(name.map(str::to_owned))))
-            .collect()
-    }
-}
-
 /// What certificates and configurations are made from.
 #[derive(Debug)]
 pub struct KeySource {
     /// The files.
-    pub material: Material,
+    pub material: Material<Index>,
     /// The cipher suites.
     pub provider: Arc<CryptoProvider>,
     /// Encrypt the tickets.
@@ -104,9 +73,9 @@ impl KeySource {
         notices: &mut Notices,
     ) -> Result<CertifiedKey, String> {
         let part = files.certificate.as_ref().ok_or("no certificate was given")?;
-        let mut chain = self.certificates(part)?;
+        let mut chain = self.material.certificates(part)?;
         let key_part = files.key.as_ref().unwrap_or(part);
-        let key = self.key(key_part)?;
+        let key = self.material.key(key_part)?;
         matches(&chain, &key, part, key_part)?;
         if let Some(n) = wrong_issuer(&chain) {
             notices.push(format!(
@@ -118,7 +87,7 @@ impl KeySource {
         }
         notices.extend(self.without_suite(&part.path, key.algorithm()));
         if chain.len() == 1 {
-            complete(&mut chain, &issuers.certificates);
+            complete(&mut chain, issuers.certificates());
         }
         let mut certified = CertifiedKey::new(chain, Arc::new(key));
         certified.ocsp = match &files.ocsp {
@@ -170,7 +139,7 @@ impl KeySource {
         }
         let own = match files.authorities.is_empty() {
             true => None,
-            false => Some(self.authorities(&files.authorities, notices)?),
+            false => Some(self.material.authorities(&files.authorities, notices)?),
         };
         let certified =
             self.certified(files, own.as_ref().unwrap_or(&self.authorities), notices)?;
@@ -180,7 +149,7 @@ impl KeySource {
     /// The certificates of a valid file, with the facts for the administrator.
     pub fn facts(&self, files: &Stack, name: Option<&str>) -> Vec<Fact> {
         let Some(part) = &files.certificate else { return Vec::new() };
-        let chain = self.certificates(part).unwrap_or_default();
+        let chain = self.material.certificates(part).unwrap_or_default();
         let purpose = |position| match position {
             0 => Purpose::Server(name.map(str::to_owned)),
             _ => Purpose::Chain(name.map(str::to_owned)),
@@ -190,50 +159,6 @@ impl KeySource {
             .enumerate()
             .map(|(position, one)| fact(one, &part.path, purpose(position)))
             .collect()
-    }
-
-    fn certificates(&self, part: &Part) -> Result<Vec<CertificateDer<'static>>, String> {
-        let bytes = pem::usual(self.material.bytes(part)?);
-        let certificates = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>();
-        let mut certificates =
-            certificates.map_err(|error| format!("{}: {}", part.path, pem_reason(&error)))?;
-        for certificate in &mut certificates {
-            if let Some(first) =
-                certificate::first(certificate).filter(|first| first.len() < certificate.len())
-            {
-                *certificate = first.to_vec().into();
-            }
-        }
-        match certificates.is_empty() {
-            false => Ok(certificates),
-            true => Err(not_pem(&part.path, &bytes, "certificate", "x509")),
-        }
-    }
-
-    fn key(&self, part: &Part) -> Result<Key, String> {
-        let bytes = pem::usual(self.material.bytes(part)?);
-        let has = |words: &[u8]| bytes.windows(words.len()).any(|window| window == words);
-        if has(b"-----BEGIN ENCRYPTED PRIVATE KEY-----") || has(b"Proc-Type: 4,ENCRYPTED") {
-            return Err(format!(
-                "{path}: the private key is encrypted, and nobody can be asked for its passphrase; \
-                 decrypt it: \
-                 openssl pkey -in {path} -out key.pem",
-                path = part.path
-            ));
-        }
-        let mut key = PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| match error {
-            rfc7468::Error::NoItemsFound => not_pem(&part.path, &bytes, "private key", "pkey"),
-            error => format!("{}: {}", part.path, pem_reason(&error)),
-        })?;
-        let made = Key::new(&key);
-        key.zeroize();
-        made.map_err(|_| {
-            format!(
-                "{}: the private key cannot be used; pen takes RSA of 2048 to 8192 bits, ECDSA \
-                on P-256, P-384 or P-521, and Ed25519",
-                part.path
-            )
-        })
     }
 
     fn ocsp(&self, part: &Part, notices: &mut Notices) -> Result<Option<Vec<u8>>, String> {
@@ -255,51 +180,6 @@ impl KeySource {
                 ));
                 Ok(None)
             }
-        }
-    }
-
-    /// The certificates of authorities. Unusable ones are reported and left out, except that the
-    /// system's are not reported.
-    ///
-    /// # Errors
-    /// The file and what is wrong with it.
-    pub fn authorities(
-        &self,
-        parts: &[Part],
-        notices: &mut Notices,
-    ) -> Result<Authorities, String> {
-        let mut all = Authorities { system: true, ..Authorities::default() };
-        for part in parts {
-            let system = part.role == Role::SystemAuthorities;
-            all.system &= system;
-            let usable = |certificate: &CertificateDer<'_>| match Use::of(certificate) {
-                Use::Nothing => {
-                    Err("it says that it is no authority (CA:FALSE), and did not sign itself"
-                        .to_owned())
-                }
-                Use::Authority | Use::Itself => RootCertStore::empty()
-                    .add(certificate.clone())
-                    .map_err(|error| error.to_string()),
-            };
-            for (n, certificate) in (1..).zip(self.certificates(part)?) {
-                match usable(&certificate) {
-                    Ok(()) => {
-                        all.certificates.push(certificate);
-                        all.paths.push(part.path.clone());
-                    }
-                    Err(_) if system => {}
-                    Err(error) => {
-                        notices.push(format!("{}: certificate {n} is left out: {error}", part.path))
-                    }
-                }
-            }
-        }
-        match parts.is_empty() || !all.certificates.is_empty() {
-            true => Ok(all),
-            false => Err(format!(
-                "{}: there is no certificate in it that can be used",
-                parts.last().map_or("", |part| &part.path)
-            )),
         }
     }
 
@@ -329,7 +209,7 @@ impl KeySource {
         let versions: &[_] = if self.index().tls12 { &[&TLS13, &TLS12] } else { &[&TLS13] };
         let failed = |error: Error| format!("TLS: {error}");
         let verifier = ClientVerifier::new(
-            &authorities.certificates,
+            authorities.certificates(),
             provider.signature_verification_algorithms,
         );
         let builder = ServerConfig::builder_with_provider(provider);
@@ -337,7 +217,8 @@ impl KeySource {
         let builder = match self.index().required {
             false => builder.with_no_client_auth(),
             true => {
-                let verifier = if authorities.system { verifier.without_hints() } else { verifier };
+                let verifier =
+                    if authorities.is_system() { verifier.without_hints() } else { verifier };
                 builder.with_client_cert_verifier(Arc::new(adapt(verifier)))
             }
         };
@@ -354,28 +235,11 @@ impl KeySource {
     fn rules(&self, authorities: &Authorities) -> [u8; 32] {
         let mut digest = Context::new(&SHA256);
         if self.index().required {
-            for certificate in &authorities.certificates {
+            for certificate in authorities.certificates() {
                 digest.update(&(certificate.len() as u64).to_le_bytes());
                 digest.update(certificate);
             }
         }
         digest.finish().as_ref().try_into().unwrap_or_default()
-    }
-}
-
-/// The facts about a certificate for its administrator.
-fn fact(der: &CertificateDer<'_>, path: &str, purpose: Purpose) -> Fact {
-    let read = Certificate::read(der);
-    let text = |of: fn(&Certificate<'_>) -> String| read.as_ref().map_or(String::new(), of);
-    let (not_before, not_after) = read.as_ref().and_then(Certificate::validity).unzip();
-    Fact {
-        file: path.to_owned(),
-        purpose,
-        name: text(|read| read.name()),
-        issuer: text(|read| name(read.issuer)),
-        serial: text(|read| read.serial()),
-        not_before,
-        not_after,
-        key: text(|read| read.key_kind()),
     }
 }

@@ -7,13 +7,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use pen_config::tls::Suite;
-use pen_ipc::tls_files::{Fact, MOST_CERTIFICATES, NamedRole, Role};
+use pen_ipc::tls_files::{Fact, Index, MOST_CERTIFICATES, NamedRole, Purpose, Role};
 use rustls::ServerConfig;
 use rustls::crypto::{CryptoProvider, aws_lc_rs as provider};
 
-use crate::tls::key_source::{Authorities, KeySource, Notices, Stack};
+use crate::tls::key_source::{KeySource, Stack};
 use crate::tls::material::Material;
 use crate::tls::names::NameResolver;
+use crate::tls::read::{Authorities, Notices};
 use crate::tls::tickets::Secrets;
 use crate::tls::transcript;
 use crate::tls::verifier::ClientVerifier;
@@ -72,11 +73,11 @@ impl Keyring {
     /// The file and what is wrong with it.
     pub fn examine(&self, notices: &mut Notices) -> Result<Vec<Fact>, String> {
         let mut facts = self.source.facts(&self.files, None);
-        facts.extend(self.source.authorities.facts(None));
+        facts.extend(self.source.authorities.facts(&Purpose::Authority(None)));
         for (name, files, ready) in self.resolver.examine(notices) {
             facts.extend(self.source.facts(files, Some(name)));
             if let Some(own) = &ready.authorities {
-                facts.extend(own.facts(Some(name)));
+                facts.extend(own.facts(&Purpose::Authority(Some(name.to_owned()))));
                 if !self.own.is_empty() {
                     self.source.config(own, self.resolver.clone())?;
                 }
@@ -91,7 +92,10 @@ impl Keyring {
 ///
 /// # Errors
 /// The file and what is wrong with it.
-pub fn build(mut material: Material, secrets: &Arc<Secrets>) -> Result<(Keyring, Notices), String> {
+pub fn build(
+    mut material: Material<Index>,
+    secrets: &Arc<Secrets>,
+) -> Result<(Keyring, Notices), String> {
     let mut notices = Vec::new();
     let mut files = Stack::default();
     let mut named: HashMap<String, Stack> = HashMap::new();
@@ -122,7 +126,7 @@ pub fn build(mut material: Material, secrets: &Arc<Secrets>) -> Result<(Keyring,
         secrets: secrets.clone(),
         authorities: Authorities::default(),
     };
-    source.authorities = source.authorities(&files.authorities, &mut notices)?;
+    source.authorities = source.material.authorities(&files.authorities, &mut notices)?;
     let source = Arc::new(source);
     let default = Arc::new(source.certified(&files, &source.authorities, &mut notices)?);
     let resolver = Arc::new(NameResolver::new(source.clone(), default, named));

@@ -6,24 +6,24 @@
 
 use std::os::fd::OwnedFd;
 
-use pen_ipc::tls_files::{AUTHORITIES_LIMIT, INDEX_LIMIT, Index, Part, TICKET_SECRET, TRAILER};
+use pen_ipc::tls_files::{AUTHORITIES_LIMIT, FileIndex, INDEX_LIMIT, Part, TICKET_SECRET, TRAILER};
 use rustix::io::Errno;
 use zeroize::Zeroizing;
 
 /// The memory and its index.
 #[derive(Debug)]
-pub struct Material {
+pub struct Material<I> {
     memory: OwnedFd,
     /// The index of the files.
-    pub index: Index,
+    pub index: I,
 }
 
-impl Material {
+impl<I: FileIndex> Material<I> {
     /// Opens the memory.
     ///
     /// # Errors
     /// The memory does not look as the supervisor makes it.
-    pub fn new(memory: OwnedFd) -> Result<Material, String> {
+    pub fn new(memory: OwnedFd) -> Result<Material<I>, String> {
         let broken = || "the files of TLS did not arrive whole".to_owned();
         let size =
             rustix::fs::fstat(&memory).ok().and_then(|stat| u64::try_from(stat.st_size).ok());
@@ -33,10 +33,10 @@ impl Material {
         let start =
             end.checked_sub(length).filter(|_| length <= INDEX_LIMIT as u64).ok_or_else(broken)?;
         let bytes = read(&memory, start, length).ok_or_else(broken)?;
-        let index = Index::decode(&bytes).map_err(|_| broken())?;
+        let index = I::decode(&bytes).map_err(|_| broken())?;
         let fits =
             |part: &Part| part.offset.checked_add(part.length).is_some_and(|end| end <= start);
-        match index.files.iter().all(|part| fits(part) && part.length <= AUTHORITIES_LIMIT) {
+        match index.files().iter().all(|part| fits(part) && part.length <= AUTHORITIES_LIMIT) {
             true => Ok(Material { memory, index }),
             false => Err(broken()),
         }

@@ -12,9 +12,12 @@ mod key_source;
 mod keyring;
 mod material;
 mod names;
+mod read;
+pub mod servers;
 mod session;
 mod tickets;
 mod transcript;
+mod trust;
 mod verifier;
 mod x509;
 

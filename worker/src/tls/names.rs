@@ -9,7 +9,8 @@ use rustls::pki_types::ServerName;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
-use crate::tls::key_source::{Authorities, KeySource, Notices, Stack};
+use crate::tls::key_source::{KeySource, Stack};
+use crate::tls::read::{Authorities, Notices};
 
 /// Chooses every client's certificate: the one of its server name, or the default.
 #[derive(Debug)]

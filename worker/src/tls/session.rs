@@ -1,5 +1,5 @@
-//! One client's TLS session: converts records to plain text and back. It has no socket, and no
-//! memory except for incomplete data.
+//! A TLS session with a client or with a server: converts records to plain text and back. It has no
+//! socket, and no memory except for incomplete data.
 //!
 //! rustls works on buffers that belong to the worker and not to the session, so an idle session
 //! keeps only its keys. rustls bounds what the session sends by itself (handshake, alerts, key
@@ -8,9 +8,11 @@
 use std::sync::Arc;
 
 use pen_ipc::handshakes::FinishedHandshake;
-use rustls::server::UnbufferedServerConnection;
-use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
-use rustls::{CipherSuite, HandshakeKind, ProtocolVersion};
+use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
+use rustls::pki_types::ServerName;
+use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
+use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
+use rustls::{CipherSuite, ClientConfig, CommonState, HandshakeKind, ProtocolVersion};
 use serde::Serialize;
 
 use crate::tls::hello::{Hello, look};
@@ -33,6 +35,13 @@ const INCOMPLETE: usize = 96 * 1024;
 
 /// Most bytes of one read before the handshake is over.
 const GREETING: usize = 16 * 1024;
+
+/// Most bytes of the last message of a handshake that wait for the first plain text. The buffer for
+/// records has room for them beside [`PLAIN`].
+const LAST_FLIGHT: usize = 8 * 1024;
+
+/// The alerts by which a certificate is refused (RFC 8446, 6.2).
+const CERTIFICATE_ALERTS: [u8; 10] = [42, 43, 44, 45, 46, 48, 49, 51, 115, 116];
 
 /// The buffer for records that all sessions of a worker share; empty until the first session needs
 /// it.
@@ -66,6 +75,8 @@ pub struct Session {
     closed: bool,
     /// The peer's close_notify has come.
     peer_closed: bool,
+    /// Plain text has come.
+    has_received: bool,
     /// The server name that the client asked for.
     name: RequestedName,
     /// Why the session is over.
@@ -74,6 +85,8 @@ pub struct Session {
     refused: Option<Box<RefusedCertificate>>,
     /// Messages of the session itself.
     out: Vec<u8>,
+    /// Our last messages of a handshake with a server. They go out with the first plain text.
+    last_flight: Vec<u8>,
 }
 
 /// What the connection log says about a session.
@@ -89,14 +102,13 @@ pub struct TlsFacts<'a> {
     pub resumed: bool,
 }
 
-#[expect(
-    clippy::large_enum_variant,
-    reason = "a session is in a box, and served all its life but the first bytes"
-)]
 enum SessionStage {
-    /// The hello is awaited: the requested name decides which configuration is used.
+    /// The peer is a client whose hello is awaited: the requested name decides which configuration is used.
     Choosing(Arc<Keyring>),
+    /// The peer is a client.
     Serving(UnbufferedServerConnection, NameShown),
+    /// The peer is a server.
+    Asking(UnbufferedClientConnection),
 }
 
 /// The name that a client asked for.
@@ -138,37 +150,63 @@ pub struct TakenRecords {
     pub error: Option<rustls::Error>,
 }
 
+/// What to make records of.
+#[derive(Clone, Copy)]
+enum Content<'p> {
+    Plain(&'p [u8]),
+    CloseNotify,
+}
+
 impl Session {
     /// A new session, before the client's first bytes.
     pub fn new(keyring: Arc<Keyring>) -> Session {
+        Session::at(SessionStage::Choosing(keyring))
+    }
+
+    /// A new session with a server of this name. Its hello is in [`Session::take_out`].
+    ///
+    /// # Errors
+    /// The library cannot make one.
+    pub fn with_server(
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+    ) -> Result<Session, rustls::Error> {
+        let mut tls = UnbufferedClientConnection::new(config, name)?;
+        let (mut out, mut taken) = (Vec::new(), TakenRecords::default());
+        exchange(&mut tls, &mut [], &mut [], &mut out, &mut taken);
+        match taken.error {
+            Some(error) => Err(error),
+            None => Ok(Session { out, ..Session::at(SessionStage::Asking(tls)) }),
+        }
+    }
+
+    fn at(stage: SessionStage) -> Session {
         Session {
-            stage: SessionStage::Choosing(keyring),
+            stage,
             incomplete: Vec::new(),
             early: Vec::new(),
             early_end: false,
             closed: false,
             peer_closed: false,
+            has_received: false,
             name: RequestedName::Dropped,
             error: None,
             refused: None,
             out: Vec::new(),
+            last_flight: Vec::new(),
         }
     }
 
     /// Whether the handshake is not finished.
     pub fn is_handshaking(&self) -> bool {
-        match &self.stage {
-            SessionStage::Choosing(_) => true,
-            SessionStage::Serving(tls, _) => tls.is_handshaking(),
-        }
+        self.stage.common().is_none_or(CommonState::is_handshaking)
     }
 
     /// The kind of its handshake, which is finished.
     pub fn kind(&self) -> FinishedHandshake {
-        let (version, kind) = match &self.stage {
-            SessionStage::Serving(tls, _) => (tls.protocol_version(), tls.handshake_kind()),
-            SessionStage::Choosing(_) => (None, None),
-        };
+        let common = self.stage.common();
+        let version = common.and_then(CommonState::protocol_version);
+        let kind = common.and_then(CommonState::handshake_kind);
         let is_resumed = kind == Some(HandshakeKind::Resumed);
         match (version == Some(ProtocolVersion::TLSv1_2), is_resumed) {
             (true, false) => FinishedHandshake::Full12,
@@ -185,10 +223,7 @@ impl Session {
 
     /// What the connection log says about it, after the handshake.
     pub fn facts(&self) -> Option<TlsFacts<'_>> {
-        let SessionStage::Serving(tls, _) = &self.stage else { return None };
-        if tls.is_handshaking() {
-            return None;
-        }
+        let tls = self.stage.common().filter(|tls| !tls.is_handshaking())?;
         let version = match tls.protocol_version()? {
             ProtocolVersion::TLSv1_2 => "TLSv1.2",
             ProtocolVersion::TLSv1_3 => "TLSv1.3",
@@ -206,6 +241,20 @@ impl Session {
             RequestedName::Dropped => None,
         };
         Some(TlsFacts { version, cipher, name, resumed: self.kind().is_resumed() })
+    }
+
+    /// Whether a server's first data is awaited after the handshake.
+    pub fn awaits_answer(&self) -> bool {
+        matches!(self.stage, SessionStage::Asking(_))
+            && !self.has_received
+            && !self.is_handshaking()
+    }
+
+    /// The alert of a server that refused pen's certificate after the handshake, before any data.
+    pub fn late_refusal(&self) -> Option<u8> {
+        let Some(rustls::Error::AlertReceived(alert)) = self.error else { return None };
+        let alert = u8::from(alert);
+        (self.awaits_answer() && CERTIFICATE_ALERTS.contains(&alert)).then_some(alert)
     }
 
     /// Whether the peer sent close_notify before its end of file.
@@ -231,8 +280,19 @@ impl Session {
         let records = &mut cipher.all()[..kept + length];
         records[..kept].copy_from_slice(&self.incomplete);
         self.incomplete = Vec::new();
-        let tls = match self.stage.tls(records, &mut self.name) {
-            Ok(Some(tls)) => tls,
+        let start = match self.stage.begin(records, &mut self.name) {
+            Ok(Some(Engine::Server(tls))) => {
+                exchange(tls, records, plain, &mut self.out, &mut taken)
+            }
+            Ok(Some(Engine::Client(tls))) => {
+                let was_shaking = tls.is_handshaking();
+                let start = exchange(tls, records, plain, &mut self.out, &mut taken);
+                let is_over = was_shaking && !tls.is_handshaking() && taken.error.is_none();
+                if is_over && self.out.len() <= LAST_FLIGHT {
+                    self.last_flight = std::mem::take(&mut self.out);
+                }
+                start
+            }
             Ok(None) => {
                 self.incomplete = records.to_vec();
                 return taken;
@@ -243,44 +303,14 @@ impl Session {
                 return taken;
             }
         };
-        let mut start = 0;
-        loop {
-            let UnbufferedStatus { discard, state, .. } =
-                tls.process_tls_records(&mut records[start..]);
-            match state {
-                Ok(ConnectionState::ReadTraffic(mut traffic)) => {
-                    while let Some(Ok(record)) = traffic.next_record() {
-                        plain[taken.plain..][..record.payload.len()]
-                            .copy_from_slice(record.payload);
-                        taken.plain += record.payload.len();
-                    }
-                }
-                Ok(ConnectionState::EncodeTlsData(mut message)) => {
-                    put(&mut self.out, |room| message.encode(room))
-                }
-                Ok(ConnectionState::TransmitTlsData(sent)) => sent.done(),
-                Ok(ConnectionState::PeerClosed) => taken.closed = true,
-                Ok(_) => {
-                    start += discard;
-                    break;
-                }
-                Err(error) => {
-                    start += discard;
-                    final_alert(tls, &mut records[start..], &mut self.out);
-                    if error == rustls::Error::NoCertificatesPresented {
-                        use_tls12_alert(&mut self.out);
-                    }
-                    self.refused = refused().map(Box::new);
-                    self.closed = true;
-                    self.incomplete = Vec::new();
-                    taken.error = Some(error);
-                    return taken;
-                }
-            }
-            start += discard;
+        if taken.error.is_some() {
+            self.refused = refused().map(Box::new);
+            self.closed = true;
+            return taken;
         }
         let rest = &records[start..];
         self.peer_closed |= taken.closed;
+        self.has_received |= taken.plain > 0;
         if taken.closed || rest.is_empty() {
             self.incomplete = Vec::new();
         } else if rest.len() > INCOMPLETE {
@@ -316,12 +346,12 @@ impl Session {
     /// Makes records of plain text. Returns how many bytes `cipher` has now. None: the session
     /// cannot send any more.
     pub fn encrypt(&mut self, plain: &[u8], cipher: &mut Cipher) -> Option<usize> {
-        self.make_records(cipher, |traffic, room| traffic.encrypt(plain, room))
+        self.make_records(Content::Plain(plain), cipher)
     }
 
     /// Makes the close_notify record.
     pub fn close(&mut self, cipher: &mut Cipher) -> Option<usize> {
-        let length = self.make_records(cipher, |traffic, room| traffic.queue_close_notify(room));
+        let length = self.make_records(Content::CloseNotify, cipher);
         self.closed = true;
         length
     }
@@ -336,24 +366,32 @@ impl Session {
         self.closed = true;
     }
 
-    /// Makes records as `make` says. None: the session cannot send any more.
-    fn make_records(
-        &mut self,
-        cipher: &mut Cipher,
-        make: impl FnOnce(
-            &mut rustls::unbuffered::WriteTraffic<'_, rustls::server::ServerConnectionData>,
-            &mut [u8],
-        ) -> Result<usize, EncryptError>,
-    ) -> Option<usize> {
+    /// Makes records, behind messages that wait for them. None: the session cannot send any more.
+    fn make_records(&mut self, content: Content<'_>, cipher: &mut Cipher) -> Option<usize> {
         if self.closed {
             return None;
         }
-        let SessionStage::Serving(tls, _) = &mut self.stage else { return None };
+        let waiting = self.last_flight.len();
+        let room = cipher.all();
+        room[..waiting].copy_from_slice(&self.last_flight);
         // Includes the incomplete bytes: rustls knows how far it has read them.
-        match tls.process_tls_records(&mut self.incomplete).state {
-            Ok(ConnectionState::WriteTraffic(mut traffic)) => make(&mut traffic, cipher.all()).ok(),
-            _ => None,
+        let incomplete = &mut self.incomplete;
+        let room = &mut room[waiting..];
+        let made = match &mut self.stage {
+            SessionStage::Choosing(_) => None,
+            SessionStage::Serving(tls, _) => records(tls, incomplete, content, room),
+            SessionStage::Asking(tls) => records(tls, incomplete, content, room),
+        }?;
+        if waiting > 0 {
+            self.last_flight = Vec::new();
         }
+        Some(waiting + made)
+    }
+
+    /// The last messages of a handshake with a server, if no plain text has taken them along. They
+    /// are to be sent at once.
+    pub fn take_last_flight(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.last_flight)
     }
 
     /// Keeps plain text that came with the end of the handshake, until a server is connected.
@@ -383,18 +421,121 @@ impl Session {
     }
 }
 
+/// The library's part of a session that has begun.
+enum Engine<'s> {
+    Server(&'s mut UnbufferedServerConnection),
+    Client(&'s mut UnbufferedClientConnection),
+}
+
+/// The library's connections, which differ in the type of their data only.
+trait Connection {
+    type Data;
+
+    fn process<'c, 'i>(&'c mut self, records: &'i mut [u8])
+    -> UnbufferedStatus<'c, 'i, Self::Data>;
+}
+
+impl Connection for UnbufferedServerConnection {
+    type Data = ServerConnectionData;
+
+    fn process<'c, 'i>(
+        &'c mut self,
+        records: &'i mut [u8],
+    ) -> UnbufferedStatus<'c, 'i, ServerConnectionData> {
+        self.process_tls_records(records)
+    }
+}
+
+impl Connection for UnbufferedClientConnection {
+    type Data = ClientConnectionData;
+
+    fn process<'c, 'i>(
+        &'c mut self,
+        records: &'i mut [u8],
+    ) -> UnbufferedStatus<'c, 'i, ClientConnectionData> {
+        self.process_tls_records(records)
+    }
+}
+
+/// Takes records as far as they are complete, and returns how many bytes they had. Plain text goes
+/// into `plain`, and messages of the session into `out`.
+fn exchange<C: Connection>(
+    tls: &mut C,
+    records: &mut [u8],
+    plain: &mut [u8],
+    out: &mut Vec<u8>,
+    taken: &mut TakenRecords,
+) -> usize {
+    let mut start = 0;
+    loop {
+        let UnbufferedStatus { discard, state, .. } = tls.process(&mut records[start..]);
+        match state {
+            Ok(ConnectionState::ReadTraffic(mut traffic)) => {
+                while let Some(Ok(record)) = traffic.next_record() {
+                    plain[taken.plain..][..record.payload.len()].copy_from_slice(record.payload);
+                    taken.plain += record.payload.len();
+                }
+            }
+            Ok(ConnectionState::EncodeTlsData(mut message)) => {
+                put(out, |room| message.encode(room))
+            }
+            Ok(ConnectionState::TransmitTlsData(sent)) => sent.done(),
+            Ok(ConnectionState::PeerClosed) => taken.closed = true,
+            Ok(_) => return start + discard,
+            Err(error) => {
+                start += discard;
+                final_alert(tls, &mut records[start..], out);
+                if error == rustls::Error::NoCertificatesPresented {
+                    use_tls12_alert(out);
+                }
+                taken.error = Some(error);
+                return start;
+            }
+        }
+        start += discard;
+    }
+}
+
+/// Makes records of plain text, or the one of close_notify.
+fn records<C: Connection>(
+    tls: &mut C,
+    incomplete: &mut [u8],
+    content: Content<'_>,
+    room: &mut [u8],
+) -> Option<usize> {
+    match (tls.process(incomplete).state, content) {
+        (Ok(ConnectionState::WriteTraffic(mut traffic)), Content::Plain(plain)) => {
+            traffic.encrypt(plain, room).ok()
+        }
+        (Ok(ConnectionState::WriteTraffic(mut traffic)), Content::CloseNotify) => {
+            traffic.queue_close_notify(room).ok()
+        }
+        (Ok(_) | Err(_), _) => None,
+    }
+}
+
 impl SessionStage {
-    /// The rustls session, which is created when the client's hello is complete. None: it is not
-    /// yet.
+    /// The library's state; none before a client's hello.
+    fn common(&self) -> Option<&CommonState> {
+        match self {
+            SessionStage::Choosing(_) => None,
+            SessionStage::Serving(tls, _) => Some(tls),
+            SessionStage::Asking(tls) => Some(tls),
+        }
+    }
+
+    /// The library's part. That for a client is created when the client's hello is complete. None:
+    /// it is not yet.
     ///
     /// # Errors
     /// The configuration cannot serve any client.
-    fn tls(
+    fn begin(
         &mut self,
         records: &mut [u8],
         requested: &mut RequestedName,
-    ) -> Result<Option<&mut UnbufferedServerConnection>, rustls::Error> {
+    ) -> Result<Option<Engine<'_>>, rustls::Error> {
         match self {
+            SessionStage::Asking(_) => {}
             SessionStage::Choosing(keyring) => {
                 let (config, name) = match look(records) {
                     Hello::Incomplete if records.len() < INCOMPLETE => return Ok(None),
@@ -437,16 +578,16 @@ impl SessionStage {
         }
         match self {
             SessionStage::Choosing(_) => Ok(None),
-            SessionStage::Serving(tls, _) => Ok(Some(tls)),
+            SessionStage::Serving(tls, _) => Ok(Some(Engine::Server(tls))),
+            SessionStage::Asking(tls) => Ok(Some(Engine::Client(tls))),
         }
     }
 }
 
 /// Writes the alert that says why a session is over, if there is one. It is called once: only this
 /// alert waits, and rustls does not support a second error in the records.
-fn final_alert(tls: &mut UnbufferedServerConnection, records: &mut [u8], out: &mut Vec<u8>) {
-    if let Ok(ConnectionState::EncodeTlsData(mut message)) = tls.process_tls_records(records).state
-    {
+fn final_alert<C: Connection>(tls: &mut C, records: &mut [u8], out: &mut Vec<u8>) {
+    if let Ok(ConnectionState::EncodeTlsData(mut message)) = tls.process(records).state {
         put(out, |room| message.encode(room));
     }
 }

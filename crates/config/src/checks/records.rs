@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::address::HostAddress;
 use crate::checks::{Records, ServerCheck, ServerMode};
-use crate::server_tls::ServerTransport;
+use crate::tls::servers::ServerTransport;
 
 /// Whether a server follows a record of a name, and whether that record is there. The names of the
 /// variants stand in the state of an upgrade, so they never change.

@@ -13,9 +13,9 @@ use crate::grammar::{COUNT, ServerSpec};
 use crate::ids::{MAX_SERVERS, MAX_WORKERS};
 use crate::per_client::{ClientNet, ClientRate};
 use crate::proxy::{ProxyOut, Senders};
-use crate::server_tls::{ServerTransport, TlsName};
 use crate::settings::{BufferSizes, ConnectionLogFormat, Fastclose, Http, Maglev, Settings};
 use crate::tls::SuiteList;
+use crate::tls::servers::{ServerTransport, TlsName};
 
 /// The smallest listen backlog; the original raises smaller values to it.
 pub const MIN_BACKLOG: u32 = 50;

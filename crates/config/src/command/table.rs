@@ -103,14 +103,7 @@ macro_rules! table {
 
 /// The commands, and after `server` its keys, whose grammar is here but nothing behind it yet. They
 /// are refused, and neither help nor the manual has them.
-pub(crate) const UNBUILT: &[&str] = &[
-    "server_tls",
-    "server_tls_ca",
-    "server_tls_cert",
-    "server_tls_name",
-    "server_tls_verify",
-    "server tls",
-];
+pub(crate) const UNBUILT: &[&str] = &[];
 
 /// Which commands are read and shown.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -393,7 +386,7 @@ const WITH_GRAMMAR: &[Entry] = table! {
     "select" "": NoEffect(|_, _, _| Ok(())),
         "No effect; accepted for old configuration files.";
     "server" "N KEY VALUE ..." no: Setting(server),
-        "Change server N: acl, address, blacklist, check, hard, max, port, prio, state, weight; \
+        "Change server N: acl, address, blacklist, check, hard, max, port, prio, state, tls, weight; \
          all pairs or none. no server N takes it away.";
     "server_tls" "[on|off]" no: Switch(Switch::ServerTls),
         "Connect to servers with TLS, except those for which server N tls says otherwise.";

@@ -247,7 +247,7 @@ fn what_is_refused_says_why() {
         (
             "server 1 adress x",
             "server: no key is called 'adress'; there are acl, address, blacklist, check, \
-             hard, max, port, prio, state, weight",
+             hard, max, port, prio, state, tls, weight",
         ),
         (
             "server 0 address www1:80",

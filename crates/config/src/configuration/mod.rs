@@ -16,9 +16,11 @@ use crate::names::{Lookup, Names, of_host, of_local, of_service, resolve_local, 
 use crate::settings::{Server, Settings};
 use crate::tls::Tls;
 
+pub use crate::configuration::check_server_tls::check_server_tls;
 pub use crate::configuration::check_tls::check_tls;
 pub use crate::configuration::warnings::{unused_lists, warnings};
 
+mod check_server_tls;
 mod check_tls;
 pub mod file;
 mod health;
@@ -143,6 +145,7 @@ impl CommandLine {
                 .into_iter()
                 .flatten(),
         );
+        errors.extend(check_server_tls(&settled.settings).err().into_iter().flatten());
         let settings = &settled.settings;
         if errors.is_empty()
             && settings.server_count() == 0

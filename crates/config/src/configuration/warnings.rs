@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::acl::Acl;
 use crate::address::Address;
-use crate::configuration::{health, limits};
+use crate::configuration::{check_server_tls, health, limits};
 use crate::settings::{Method, Server, Settings};
 
 /// Settings that do not do what they seem to do, one line each.
@@ -16,6 +16,7 @@ pub fn warnings(listen: &[Address], settings: &Settings) -> Vec<String> {
     modes(settings, &mut warnings);
     health::warnings(settings, &mut warnings);
     limits::warnings(settings, &mut warnings);
+    check_server_tls::warnings(settings, &mut warnings);
     for (list, what) in lists_in_use(settings) {
         if list > 0 && is_empty(settings, list) {
             warnings.push(format!(

@@ -19,8 +19,8 @@ use crate::configuration::MIN_SLOTS;
 use crate::followed::{Record, SlotKeys};
 use crate::ids::{ServerId, Target};
 use crate::per_client::PerClient;
-use crate::server_tls::{ServerTls, ServerTransport};
 use crate::settings::{BufferSizes, Maglev, Server, Settings, SocketBuffers};
+use crate::tls::servers::{ServerTls, ServerTransport};
 use crate::tls::{SuiteList, Tls};
 
 pub use crate::print::difference::difference;

@@ -58,6 +58,8 @@ pub enum ToChecker {
         /// The position among the server's addresses.
         position: u32,
     },
+    /// The files of TLS towards servers, the same as [`crate::message::ToWorker::ServerTls`].
+    ServerTls,
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::handshakes::FailedHandshake;
 use crate::refusal::Refusal;
+use crate::server_tls::TlsFault;
 
 /// An event in a worker, for the administrator. The worker limits the rate of events that a client
 /// can cause. Servers are codes ([`pen_config::ids::Target::code`]).
@@ -184,6 +185,8 @@ pub enum ConnectFailure {
     Errno(i32),
     /// No answer within the connect timeout.
     Timeout,
+    /// The TLS handshake after the connect failed.
+    Tls(TlsFault),
 }
 
 /// The identity in a client's certificate. The texts have at most a few hundred bytes and only
@@ -232,13 +235,15 @@ impl ConnectFailure {
                 u16::try_from(errno).unwrap_or(0).clamp(1, TIMED_OUT - 1)
             }
             ConnectFailure::Timeout => TIMED_OUT,
+            ConnectFailure::Tls(fault) => WITH_TLS + fault.code(),
         }
     }
 
     /// The failure of a number; every number from the table gives a valid result.
     pub fn from_code(code: u16) -> ConnectFailure {
         match code {
-            TIMED_OUT.. => ConnectFailure::Timeout,
+            WITH_TLS.. => ConnectFailure::Tls(TlsFault::from_code(code - WITH_TLS)),
+            TIMED_OUT => ConnectFailure::Timeout,
             errno => ConnectFailure::Errno(errno.into()),
         }
     }
@@ -246,6 +251,9 @@ impl ConnectFailure {
 
 /// The code of [`ConnectFailure::Timeout`]. Linux has no errno above 4095.
 const TIMED_OUT: u16 = 4096;
+
+/// The first code of [`ConnectFailure::Tls`]. An earlier release takes them for timeouts.
+const WITH_TLS: u16 = TIMED_OUT + 1;
 
 /// Why a server is skipped although it has not failed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]

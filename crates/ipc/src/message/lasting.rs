@@ -17,6 +17,7 @@ use crate::codec::{self, CodecError, Incoming};
 use crate::handshakes::{HandshakeFailures, Handshakes};
 use crate::message::event::Event;
 use crate::refusal::Refusals;
+use crate::server_tls::TlsFaults;
 use crate::stats::Counters;
 use pen_config::checks::Admission;
 use pen_config::settings::ConnectionLogFormat;
@@ -194,7 +195,7 @@ struct CounterLists {
 
 /// The counters in their order as a message, without the refusals, which have a list of their own.
 /// Append only.
-fn ordered(counters: &mut Counters) -> ([&mut u64; 41], &mut Refusals) {
+fn ordered(counters: &mut Counters) -> (impl Iterator<Item = &mut u64>, &mut Refusals) {
     let Counters {
         accepted,
         closed,
@@ -227,6 +228,9 @@ fn ordered(counters: &mut Counters) -> ([&mut u64; 41], &mut Refusals) {
         tarpitted,
         tarpit_ended,
         limits_unchecked,
+        server_handshakes:
+            Handshakes([server_full12, server_resumed12, server_full13, server_resumed13]),
+        server_tls_faults: TlsFaults(faults),
     } = counters;
     // A reason that is added later comes behind all counters before it.
     let [not_tls, timeout, nothing, no_certificate, certificate, time, authority, alert, protocol] =
@@ -273,15 +277,20 @@ fn ordered(counters: &mut Counters) -> ([&mut u64; 41], &mut Refusals) {
         tarpitted,
         tarpit_ended,
         limits_unchecked,
+        server_full12,
+        server_resumed12,
+        server_full13,
+        server_resumed13,
     ];
-    (list, requests_refused)
+    // A reason that is added later comes behind all counters before it.
+    (list.into_iter().chain(faults), requests_refused)
 }
 
 impl From<LastingCounters> for CounterLists {
     fn from(LastingCounters(mut counters): LastingCounters) -> CounterLists {
         let (list, refusals) = ordered(&mut counters);
         CounterLists {
-            counters: list.map(|counter| *counter).into(),
+            counters: list.map(|counter| *counter).collect(),
             refusals: refusals.iter().map(|(_, count)| count).collect(),
         }
     }
@@ -291,7 +300,7 @@ impl From<CounterLists> for LastingCounters {
     fn from(lists: CounterLists) -> LastingCounters {
         let mut counters = Counters::default();
         let (list, refusals) = ordered(&mut counters);
-        for (counter, value) in list.into_iter().zip(lists.counters) {
+        for (counter, value) in list.zip(lists.counters) {
             *counter = value;
         }
         *refusals = lists.refusals.into_iter().collect();

@@ -102,6 +102,9 @@ pub enum ToWorker {
     /// The descriptor that comes with this message is a datagram socket connected to the syslog
     /// daemon, for debug output.
     Syslog,
+    /// The files of TLS towards servers, as [`ToWorker::Tls`] the others: they apply to all new
+    /// connections to servers.
+    ServerTls,
 }
 
 impl From<LastingToWorker> for ToWorker {

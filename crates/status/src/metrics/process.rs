@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::metrics::text::{Text, label};
 use crate::metrics::{Family, Kind, State};
-use crate::status::{ChangeResult, ReasonCount, Status, WorkerStatus};
+use crate::status::{ChangeResult, ReasonCount, Status, TlsCounts, WorkerStatus};
 
 /// The labels of the metrics of workers.
 pub(super) const LABELS: &[&str] = &["worker"];
@@ -195,14 +195,7 @@ pub(super) const FAMILIES: &[Family] = &[
         "pen_tls_handshakes_total",
         "Finished TLS handshakes, by version and whether they resumed a session.",
         &["version", "resumed"],
-        |state, text| {
-            let handshakes = state.status.counts.tls.iter().flat_map(|tls| &tls.handshakes);
-            for kind in handshakes {
-                let version = label("version", &kind.version);
-                let resumed = label("resumed", if kind.resumed { "true" } else { "false" });
-                text.number(&format!("{version},{resumed}"), kind.count);
-            }
-        },
+        |state, text| handshakes(state.status.counts.tls.as_ref(), text),
     ),
     Family::written(
         Kind::Counter,
@@ -215,6 +208,23 @@ pub(super) const FAMILIES: &[Family] = &[
         },
     ),
     Family::written(
+        Kind::Counter,
+        "pen_server_tls_handshakes_total",
+        "Finished TLS handshakes with servers, by version and whether they resumed a session.",
+        &["version", "resumed"],
+        |state, text| handshakes(state.status.counts.server_tls.as_ref(), text),
+    ),
+    Family::written(
+        Kind::Counter,
+        "pen_server_tls_failures_total",
+        "TLS handshakes with servers that failed, by reason.",
+        &["reason"],
+        |state, text| {
+            let failures = state.status.counts.server_tls.iter().flat_map(|tls| &tls.failures);
+            failures.for_each(|failure| reason(&failure.reason, failure.count, text));
+        },
+    ),
+    Family::written(
         Kind::Gauge,
         "pen_certificate_not_after_seconds",
         "When a certificate expires, as Unix time; the first of several with one name.",
@@ -222,6 +232,15 @@ pub(super) const FAMILIES: &[Family] = &[
         certificates,
     ),
 ];
+
+/// Finished handshakes by kind.
+fn handshakes(tls: Option<&TlsCounts>, text: &mut Text) {
+    for kind in tls.into_iter().flat_map(|tls| &tls.handshakes) {
+        let version = label("version", &kind.version);
+        let resumed = label("resumed", if kind.resumed { "true" } else { "false" });
+        text.number(&format!("{version},{resumed}"), kind.count);
+    }
+}
 
 fn refused(state: &State<'_>, text: &mut Text) {
     let counts = &state.status.counts;

@@ -129,8 +129,9 @@ enum Kind {
 /// What was counted since the start. Faults that never happened are one
 /// line.
 pub(super) fn counts(html: &mut Html, status: &Status) {
-    let handshakes = status.counts.tls.as_ref().map(handshakes);
-    let counted = counted(&status.counts, handshakes.as_deref());
+    let with_clients = status.counts.tls.as_ref().map(handshakes);
+    let with_servers = status.counts.server_tls.as_ref().map(handshakes);
+    let counted = counted(&status.counts, with_clients.as_deref(), with_servers.as_deref());
     html.element("section", &[("class", &"counts"), ("aria-labelledby", &"counts")], |html| {
         html.constant("<h2 id=\"counts\">Since the start</h2>");
         html.element("dl", &[], |html| {
@@ -152,7 +153,11 @@ pub(super) fn counts(html: &mut Html, status: &Status) {
     });
 }
 
-fn counted<'a>(counts: &'a Counts, handshakes: Option<&'a [ReasonCount]>) -> Vec<Counted<'a>> {
+fn counted<'a>(
+    counts: &'a Counts,
+    with_clients: Option<&'a [ReasonCount]>,
+    with_servers: Option<&'a [ReasonCount]>,
+) -> Vec<Counted<'a>> {
     let plain = |name, count| Counted { name, count, kind: Kind::Plain, reasons: &[] };
     let fault = |name, count| Counted { name, count, kind: Kind::Fault, reasons: &[] };
     let by_reason = |name, reasons: &'a [ReasonCount]| Counted {
@@ -179,9 +184,13 @@ fn counted<'a>(counts: &'a Counts, handshakes: Option<&'a [ReasonCount]>) -> Vec
         plain("Upgrades", counts.upgrades),
         fault("Upgrades failed", counts.upgrades_failed),
     ];
-    if let (Some(tls), Some(handshakes)) = (&counts.tls, handshakes) {
+    if let (Some(tls), Some(handshakes)) = (&counts.tls, with_clients) {
         all.push(by_reason("TLS handshakes", handshakes));
         all.push(by_reason("TLS handshakes failed", &tls.failures));
+    }
+    if let (Some(tls), Some(handshakes)) = (&counts.server_tls, with_servers) {
+        all.push(by_reason("TLS handshakes with servers", handshakes));
+        all.push(by_reason("TLS handshakes with servers failed", &tls.failures));
     }
     all
 }

@@ -37,13 +37,12 @@ impl Supervisor {
         query: Query,
         now: Instant,
     ) -> Progress<QueryStage> {
-        let (state, SpawnContext { settings, table, jail, keys, .. }) =
-            (&self.state, &self.context);
+        let (state, SpawnContext { settings, table, jail, .. }) = (&self.state, &self.context);
         let reply = match query {
             Query::Certificates(form) => {
-                let facts = keys.as_ref().map_or(&[][..], |keys| &keys.certificates.facts);
+                let facts = self.context.certificates().unwrap_or_default();
                 return report("certificates", jail, now, |to| {
-                    report::certificates(form, facts, to)
+                    report::certificates(form, &facts, to)
                 });
             }
             Query::Connection(number) => return self.connection(number, now),
@@ -145,7 +144,9 @@ impl Supervisor {
             counters: self.totals(),
             held: self.pool.held().saturating_add(self.old.held()),
             tarpitted: self.pool.tarpitted().saturating_add(self.old.tarpitted()),
-            certificates: keys.as_ref().map(|keys| &keys.certificates.facts[..]),
+            certificates: self.context.certificates().unwrap_or_default(),
+            has_tls: keys.is_some(),
+            has_server_tls: self.context.server_keys.is_some(),
             events: self.logger.recent(),
         }
     }

@@ -26,6 +26,7 @@ use crate::event_loop::reload::stages::{
 use crate::event_loop::state::{FileGuard, ListenerGuard, leave_out};
 use crate::files::memory;
 use crate::files::tls_material::READING;
+use crate::files::tls_material::servers::ServerKeys;
 use crate::kept::Origin;
 use crate::kept::regained::Port;
 use crate::kept::state::End;
@@ -44,13 +45,22 @@ impl Supervisor {
         let blacklist: Vec<_> = settings.filter_map(apply::blacklisting).collect();
         let success = self.success(&plan, &blacklist);
         let Plan { accepted, opened } = plan;
-        let Accepted { configuration, settings, encoded, ocsp, tls, notices } = accepted;
+        let Accepted { configuration, settings, encoded, ocsp, tls, server_tls, notices } =
+            accepted;
         let Opened { listener, log, connection_log, status_file } = opened;
         if let Err(why) = self.replace_listener(listener, settings.backlog) {
             return self.refuse(&configuration, vec![why]);
         }
         let of_tls = tls.as_ref().map_or(&[][..], |tls| &tls.notices);
-        notices.iter().chain(of_tls).for_each(|notice| self.logger.warning(notice));
+        let of_servers = match &server_tls {
+            Change::Set(tls) => &tls.notices[..],
+            Change::Keep | Change::Clear => &[],
+        };
+        notices
+            .iter()
+            .chain(of_tls)
+            .chain(of_servers)
+            .for_each(|notice| self.logger.warning(notice));
         let moves = self.begin_moves(&settings);
         self.replace_log(log);
         self.replace_connection_log(connection_log);
@@ -65,6 +75,7 @@ impl Supervisor {
         if let Some(tls) = tls {
             self.replace_tls(tls, configuration.source.is_operator(), now);
         }
+        self.replace_server_tls(server_tls, configuration.source.is_operator(), now);
         match status_file {
             Change::Keep => {}
             Change::Clear => self.state.status = None,
@@ -138,6 +149,34 @@ impl Supervisor {
                 }
             };
         self.renew_connection_log();
+    }
+
+    /// Moves to new files of TLS towards servers. Workers keep the former ones if no server speaks TLS
+    /// any more: nothing uses them.
+    fn replace_server_tls(&mut self, change: Change<NewTls>, by_operator: bool, now: Instant) {
+        let NewTls { files, certificates, notices: _ } = match change {
+            Change::Keep => return,
+            Change::Clear => {
+                self.context.server_keys = None;
+                return;
+            }
+            Change::Set(tls) => tls,
+        };
+        let files = Rc::new(files);
+        match &mut self.context.server_keys {
+            Some(keys) => {
+                keys.files = files.clone();
+                keys.certificates.replace(certificates, by_operator, now);
+            }
+            None => {
+                let keys = ServerKeys::new(files.clone(), certificates, now);
+                self.context.server_keys = Some(keys);
+            }
+        }
+        self.pool.workers_mut().for_each(|worker| worker.renew_server_tls());
+        if let Some(checker) = self.checking.process_mut() {
+            checker.renew_server_tls(files);
+        }
     }
 
     /// Moves to new TLS files.

@@ -8,7 +8,7 @@ use std::path::Path;
 use pen_config::address::Address;
 use pen_config::apply;
 use pen_config::command::{Number, Setting, SourcedCommand, Startup, Switch, last};
-use pen_config::configuration::{check_tls, unused_lists, warnings};
+use pen_config::configuration::{check_server_tls, check_tls, unused_lists, warnings};
 use pen_config::ids::ClientKey;
 use pen_config::names::Names;
 use pen_config::print::in_force::{certificate, client_ca, server_certificate};
@@ -101,7 +101,7 @@ impl Supervisor {
                 }
                 (true, true) | (false, _) => check_tls(&settings.tls, &configuration.commands),
             };
-            judged.map(|()| settings)
+            judged.and_then(|()| check_server_tls(&settings)).map(|()| settings)
         });
         checked.map_err(|errors| {
             in_order(errors.into_iter().map(|error| error.0).collect(), &configuration.commands)

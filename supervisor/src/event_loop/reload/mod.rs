@@ -161,9 +161,9 @@ impl Supervisor {
                     self.refuse(&resolved.configuration, vec![error])
                 }
             },
-            OpenPurpose::Tls(waiting) => {
+            OpenPurpose::Tls(waiting, side) => {
                 let (resolved, ocsp) = *waiting;
-                self.examine_tls(fetched, resolved, ocsp, now)
+                self.examine_tls(fetched, resolved, ocsp, side, now)
             }
             OpenPurpose::Plan(target, at, opening) => {
                 self.opened_in_jail(fetched, target, at, *opening, now)
@@ -187,12 +187,16 @@ impl Supervisor {
         if let Some(keys) = &mut self.context.keys {
             keys.certificates.ask();
         }
-        match (&self.state.config, &self.context.keys) {
+        if let Some(keys) = &mut self.context.server_keys {
+            keys.certificates.ask();
+        }
+        let has_tls = self.context.keys.is_some() || self.context.server_keys.is_some();
+        match (&self.state.config, has_tls) {
             (Some(path), _) => {
                 self.fetch(&OpenRequest::Configuration(path.clone()), OpenPurpose::Reload, now)
             }
-            (None, Some(_)) => self.reread_tls(now),
-            (None, None) => Progress::Done(ControlReply::none()),
+            (None, true) => self.reread_tls(now),
+            (None, false) => Progress::Done(ControlReply::none()),
         }
     }
 

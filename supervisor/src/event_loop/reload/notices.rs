@@ -151,6 +151,9 @@ impl Supervisor {
         if let (Some(tls), Some(keys)) = (&accepted.tls, &self.context.keys) {
             phrases.extend(keys.certificates.renewed(&tls.certificates));
         }
+        if let (Change::Set(tls), Some(keys)) = (&accepted.server_tls, &self.context.server_keys) {
+            phrases.extend(keys.certificates.renewed(&tls.certificates));
+        }
         phrases
     }
 

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use pen_config::command::{Setting, last};
+use pen_config::tls::servers::ServerTls;
 use pen_ipc::text::error_text;
 use pen_ipc::tls_files::Examined;
 
@@ -15,7 +16,8 @@ use crate::event_loop::Supervisor;
 use crate::event_loop::job::Progress;
 use crate::event_loop::reload::configuration::{Configuration, in_jail};
 use crate::event_loop::reload::stages::{
-    Accepted, Change, NewTls, OpenPurpose, Opened, Opening, ReloadStage, Resolved, Unexamined,
+    Accepted, Change, NewTls, OpenPurpose, Opened, Opening, ReloadStage, Resolved, TlsSide,
+    Unexamined,
 };
 use crate::files::memory;
 use crate::files::tls_material;
@@ -81,7 +83,7 @@ impl Supervisor {
         now: Instant,
     ) -> Progress<ReloadStage> {
         if !self.reads_tls(&resolved) {
-            return self.begin_opening(resolved, ocsp, None, now);
+            return self.read_server_tls(resolved, ocsp, None, now);
         }
         let held = match &ocsp {
             Change::Keep => self.state.ocsp.as_ref(),
@@ -91,7 +93,7 @@ impl Supervisor {
         let tls = Box::new(resolved.settings.tls.clone());
         match held.map(OwnedFd::try_clone).transpose() {
             Ok(held) => {
-                let purpose = OpenPurpose::Tls(Box::new((resolved, ocsp)));
+                let purpose = OpenPurpose::Tls(Box::new((resolved, ocsp)), TlsSide::Clients);
                 self.fetch(&OpenRequest::Keys(tls, held), purpose, now)
             }
             Err(error) => {
@@ -112,22 +114,58 @@ impl Supervisor {
         settings.tls.is_on() && (is_asked || settings.tls != self.context.settings.tls)
     }
 
+    /// Has a reader read the files of TLS towards servers, if they are to be read, and continues.
+    fn read_server_tls(
+        &mut self,
+        resolved: Resolved,
+        ocsp: Change<OwnedFd>,
+        clients: Option<NewTls>,
+        now: Instant,
+    ) -> Progress<ReloadStage> {
+        if !resolved.settings.has_server_tls() {
+            return self.begin_opening(resolved, ocsp, clients, Change::Clear, now);
+        }
+        if !self.reads_server_tls(&resolved) {
+            return self.begin_opening(resolved, ocsp, clients, Change::Keep, now);
+        }
+        let request = OpenRequest::ServerKeys(Box::new(resolved.settings.server_tls.clone()));
+        let side = TlsSide::Servers(clients);
+        self.fetch(&request, OpenPurpose::Tls(Box::new((resolved, ocsp)), side), now)
+    }
+
+    /// Whether to read the files of TLS towards servers: for the first server that speaks it, for
+    /// HUP, and when the settings of the files change.
+    fn reads_server_tls(&self, resolved: &Resolved) -> bool {
+        let (running, wanted) = (&self.context.settings.server_tls, &resolved.settings.server_tls);
+        let files = |tls: &ServerTls| {
+            (tls.verify, tls.ca.clone(), tls.certificate.clone(), tls.key.clone())
+        };
+        self.context.server_keys.is_none()
+            || !resolved.configuration.source.is_operator()
+            || files(running) != files(wanted)
+    }
+
     /// Has an examiner check the TLS files that a reader read.
     pub(in crate::event_loop::reload) fn examine_tls(
         &mut self,
         fetched: Result<Fetched, String>,
         resolved: Resolved,
         ocsp: Change<OwnedFd>,
+        side: TlsSide,
         now: Instant,
     ) -> Progress<ReloadStage> {
         let SpawnContext { jail, entries, .. } = &self.context;
+        let examiner = match side {
+            TlsSide::Clients => entries.examine_tls,
+            TlsSide::Servers(_) => entries.examine_server_tls,
+        };
         let begun = fetched.and_then(|Fetched { descriptor, notices, .. }| {
-            let examining = Examining::begin(&descriptor, entries.examine_tls, jail, now)?;
+            let examining = Examining::begin(&descriptor, examiner, jail, now)?;
             Ok((examining, descriptor, notices))
         });
         match begun {
             Ok((examining, files, notices)) => {
-                let unexamined = Box::new(Unexamined { resolved, ocsp, files, notices });
+                let unexamined = Box::new(Unexamined { resolved, ocsp, files, notices, side });
                 Progress::Wait(ReloadStage::Examining(examining, unexamined))
             }
             Err(why) => self.refuse(&resolved.configuration, vec![why]),
@@ -141,12 +179,17 @@ impl Supervisor {
         unexamined: Unexamined,
         now: Instant,
     ) -> Progress<ReloadStage> {
-        let Unexamined { resolved, ocsp, files, notices } = unexamined;
+        let Unexamined { resolved, ocsp, files, notices, side } = unexamined;
         match found {
             Ok(found) => {
                 let notices = notices.into_iter().chain(found.notices).collect();
                 let tls = NewTls { files, certificates: found.certificates, notices };
-                self.begin_opening(resolved, ocsp, Some(tls), now)
+                match side {
+                    TlsSide::Clients => self.read_server_tls(resolved, ocsp, Some(tls), now),
+                    TlsSide::Servers(clients) => {
+                        self.begin_opening(resolved, ocsp, clients, Change::Set(tls), now)
+                    }
+                }
             }
             Err(why) => self.refuse(&resolved.configuration, vec![why]),
         }
@@ -158,6 +201,7 @@ impl Supervisor {
         resolved: Resolved,
         ocsp: Change<OwnedFd>,
         tls: Option<NewTls>,
+        server_tls: Change<NewTls>,
         now: Instant,
     ) -> Progress<ReloadStage> {
         let Resolved { configuration, settings, unopened, notices } = resolved;
@@ -172,7 +216,8 @@ impl Supervisor {
         let connection_log =
             Change::clear_if_none(last(&configuration.commands, Setting::connection_log));
         let status_file = Change::clear_if_none(last(&configuration.commands, Setting::web_stats));
-        let accepted = Accepted { configuration, settings, encoded, ocsp, tls, notices };
+        let accepted =
+            Accepted { configuration, settings, encoded, ocsp, tls, server_tls, notices };
         let opened = Opened { listener: None, log, connection_log, status_file };
         self.open(Opening { accepted, opened, unopened: unopened.into() }, now)
     }

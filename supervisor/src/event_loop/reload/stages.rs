@@ -79,6 +79,16 @@ pub(in crate::event_loop) struct Unexamined {
     pub(in crate::event_loop::reload) ocsp: Change<OwnedFd>,
     pub(in crate::event_loop::reload) files: OwnedFd,
     pub(in crate::event_loop::reload) notices: Vec<String>,
+    pub(in crate::event_loop::reload) side: TlsSide,
+}
+
+/// Whose TLS files are read.
+#[derive(Debug)]
+pub(in crate::event_loop) enum TlsSide {
+    /// Those of TLS towards clients, which come first.
+    Clients,
+    /// Those of TLS towards servers. The others are accepted, if they were read.
+    Servers(Option<NewTls>),
 }
 
 /// A change whose files and sockets are being opened.
@@ -109,6 +119,8 @@ pub(in crate::event_loop) struct Accepted {
     pub(in crate::event_loop::reload) ocsp: Change<OwnedFd>,
     /// The TLS files, if they were read.
     pub(in crate::event_loop::reload) tls: Option<NewTls>,
+    /// The files of TLS towards servers.
+    pub(in crate::event_loop::reload) server_tls: Change<NewTls>,
     pub(in crate::event_loop::reload) notices: Vec<String>,
 }
 
@@ -276,7 +288,7 @@ pub(in crate::event_loop) enum OpenPurpose {
     /// The OCSP response that an operator named: its path, and the beginning of an error message.
     Ocsp(PathBuf, String, Box<Resolved>),
     /// The TLS files.
-    Tls(Box<(Resolved, Change<OwnedFd>)>),
+    Tls(Box<(Resolved, Change<OwnedFd>)>, TlsSide),
     /// A file or socket of the plan, with the beginning of an error message.
     Plan(JailedTarget, String, Box<Opening>),
 }

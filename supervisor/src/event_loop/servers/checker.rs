@@ -29,6 +29,7 @@ use crate::processes::peer::AdoptedProcess;
 use crate::processes::ports::checker::{Checker, Seeds};
 use crate::processes::ports::kind::{AcceptOrder, PortDeath, PortReport};
 use crate::processes::ports::old::OldChecker;
+use crate::processes::spawn::SpawnContext;
 use crate::verdicts::{CarriedChecks, Checks, Outcome};
 
 /// The checkers, and what they found out.
@@ -175,6 +176,12 @@ impl Checking {
     }
 }
 
+/// What the next checker gets.
+fn seeds(known: &Checks, context: &SpawnContext) -> Seeds {
+    let tls = context.server_keys.as_ref().map(|keys| keys.files.clone());
+    Seeds { servers: known.seeds(&context.table), tls }
+}
+
 impl Supervisor {
     /// Forks the checker, if there is to be one.
     ///
@@ -186,8 +193,8 @@ impl Supervisor {
         if !self.context.settings.has_checks() {
             return Ok(());
         }
-        let seeds = self.checking.known.seeds(&self.context.table);
-        let slot = self.checking.process.insert(Checker::new(Seeds(seeds)));
+        let slot =
+            self.checking.process.insert(Checker::new(seeds(&self.checking.known, &self.context)));
         spawn_port(slot, self.begins, &self.context)
     }
 
@@ -201,7 +208,7 @@ impl Supervisor {
                 self.checking.process = Some(process);
             }
             (true, None) => {
-                let seeds = Seeds(self.checking.known.seeds(&self.context.table));
+                let seeds = seeds(&self.checking.known, &self.context);
                 let slot = self.checking.process.insert(Checker::new(seeds));
                 if let Err(error) = slot.spawn(self.begins, &self.context, now) {
                     let (delay, why) = (slot.postpone(now).as_millis(), why_within_limits(&error));
@@ -225,7 +232,7 @@ impl Supervisor {
     pub(in crate::event_loop) fn seed_checker(&mut self, now: Instant) {
         let Checking { process: Some(process), known, .. } = &mut self.checking else { return };
         if process.due().is_some_and(|due| due <= now) {
-            process.port_mut().0 = known.seeds(&self.context.table);
+            *process.port_mut() = seeds(known, &self.context);
         }
     }
 

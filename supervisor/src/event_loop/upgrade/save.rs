@@ -24,14 +24,15 @@ use crate::event_loop::state::FileGuard;
 use crate::files::made::{FileId, MadeFile};
 use crate::files::status_file::StatusFile;
 use crate::files::tls_material::Keys;
+use crate::files::tls_material::servers::ServerKeys;
 use crate::handover::clients;
 use crate::handover::descriptors::Number;
 use crate::handover::state::{
     Asker, CHECKS, CONNECTION_LOG, CarriedConnectionLog, CarriedExport, CarriedFile, CarriedKeys,
     CarriedLaunch, CarriedListener, CarriedLog, CarriedNotify, CarriedOldTable, CarriedOldWorker,
-    CarriedPidFile, CarriedPort, CarriedProcess, CarriedRuntime, CarriedSlot, CarriedStatusFile,
-    CarriedTable, CarriedWorker, FileMaker, HOLD, LIMITS, NAMES, PAGE, PLACEMENT, SERVER_STATES,
-    SERVERS_FROM, State,
+    CarriedPidFile, CarriedPort, CarriedProcess, CarriedRuntime, CarriedServerKeys, CarriedSlot,
+    CarriedStatusFile, CarriedTable, CarriedWorker, FileMaker, HOLD, LIMITS, NAMES, PAGE,
+    PLACEMENT, SERVER_STATES, SERVER_TLS, SERVERS_FROM, State,
 };
 use crate::processes::child::children;
 use crate::processes::old_tables::OldTable;
@@ -113,6 +114,7 @@ impl Supervisor {
                 OpenConnectionLog::Syslog => CarriedConnectionLog::Syslog,
             }),
             keys: context.keys.as_ref().map(|keys| save_keys(keys, to)),
+            server_keys: context.server_keys.as_ref().map(|keys| save_server_keys(keys, to)),
             control: self.control.as_ref().map(|control| save_port(control, to)),
             page: self.page.as_ref().map(|page| save_port(page, to)),
             checks: self.checking.known.carried(),
@@ -186,10 +188,9 @@ impl Supervisor {
         let names = follows.then(|| NAMES.to_owned());
         let followed = (!settings.servers_from.is_empty()).then(|| SERVERS_FROM.to_owned());
         let limits = settings.per_client.is_on().then(|| LIMITS.to_owned());
-        [log, page, checks, hold, states, placement, names, followed, limits]
-            .into_iter()
-            .flatten()
-            .collect()
+        let server_tls = settings.has_server_tls().then(|| SERVER_TLS.to_owned());
+        let all = [log, page, checks, hold, states, placement, names, followed, limits, server_tls];
+        all.into_iter().flatten().collect()
     }
 
     fn save_launch(&self) -> CarriedLaunch {
@@ -297,6 +298,16 @@ fn save_keys(keys: &Keys, to: &mut Passing) -> CarriedKeys {
         facts: keys.certificates.facts.clone(),
         told: keys.certificates.told().to_vec(),
         warning: to_precise(keys.certificates.due()),
+    }
+}
+
+fn save_server_keys(keys: &ServerKeys, to: &mut Passing) -> CarriedServerKeys {
+    CarriedServerKeys {
+        files: to.note(&*keys.files),
+        facts: keys.certificates.facts.clone(),
+        told: keys.certificates.told().to_vec(),
+        warning: to_precise(keys.certificates.due()),
+        looking: to_precise(keys.looking),
     }
 }
 

@@ -20,8 +20,8 @@ use pen_config::tls::Tls;
 use pen_ipc::start::TlsStart;
 use pen_ipc::text::error_text;
 use pen_ipc::tls_files::{
-    AUTHORITIES_LIMIT, FILE_LIMIT, Fact, Index, MEMORY_LIMIT, MOST_FILES, NamedRole, OCSP_LIMIT,
-    Part, Role, TICKET_PERIOD, TICKET_SECRET,
+    AUTHORITIES_LIMIT, FILE_LIMIT, Fact, FileIndex, Index, MEMORY_LIMIT, MOST_FILES, NamedRole,
+    OCSP_LIMIT, Part, Role, TICKET_PERIOD, TICKET_SECRET,
 };
 use pen_walk as walk;
 use rustix::fs::{Dir, sendfile};
@@ -31,6 +31,7 @@ use crate::files::certificates::Certificates;
 use crate::files::memory;
 
 mod named;
+pub(crate) mod servers;
 
 use crate::files::tls_material::named::Listing;
 
@@ -96,15 +97,7 @@ impl Keys {
 /// # Errors
 /// The file that cannot be read, and the reason.
 pub(crate) fn gather(tls: &Tls, ocsp: Option<&OwnedFd>) -> Result<(OwnedFd, Vec<String>), String> {
-    let memory = memory::new()
-        .map_err(|error| format!("TLS: no memory for its files: {}", error_text(&error)))?;
-    let index = Index {
-        required: tls.required,
-        tls12: tls.tls12,
-        suites: tls.suites.clone(),
-        files: Vec::new(),
-    };
-    let mut gathering = TlsGathering { memory, size: 0, index, notices: Vec::new() };
+    let mut gathering = TlsGathering::new()?;
     if let Some(path) = &tls.certificate {
         gathering.add(path, Role::Certificate, FILE_LIMIT)?;
     }
@@ -118,8 +111,7 @@ pub(crate) fn gather(tls: &Tls, ocsp: Option<&OwnedFd>) -> Result<(OwnedFd, Vec<
         }
     }
     if tls.required && tls.ca_file.is_none() && tls.ca_directory.is_none() {
-        let path = SYSTEM_AUTHORITIES.iter().map(Path::new).find(|path| path.exists());
-        let path = path.ok_or(
+        let path = system_authorities().ok_or(
             "-R: this system has no file of certification authorities; say with -G whose \
              certificates are good",
         )?;
@@ -139,7 +131,13 @@ pub(crate) fn gather(tls: &Tls, ocsp: Option<&OwnedFd>) -> Result<(OwnedFd, Vec<
     if let Some(path) = &tls.names {
         gathering.named(path)?;
     }
-    gathering.finish()
+    let Tls { required, tls12, ref suites, .. } = *tls;
+    gathering.finish(|files| Index { required, tls12, suites: suites.clone(), files })
+}
+
+/// The file of the system's authorities.
+fn system_authorities() -> Option<&'static Path> {
+    SYSTEM_AUTHORITIES.iter().map(Path::new).find(|path| path.exists())
 }
 
 /// Copies an OCSP response that came as a descriptor, so that it cannot change.
@@ -158,11 +156,17 @@ pub(crate) fn hold(file: OwnedFd) -> Result<OwnedFd, String> {
 struct TlsGathering {
     memory: File,
     size: u64,
-    index: Index,
+    files: Vec<Part>,
     notices: Vec<String>,
 }
 
 impl TlsGathering {
+    fn new() -> Result<TlsGathering, String> {
+        let memory = memory::new()
+            .map_err(|error| format!("TLS: no memory for its files: {}", error_text(&error)))?;
+        Ok(TlsGathering { memory, size: 0, files: Vec::new(), notices: Vec::new() })
+    }
+
     fn add(&mut self, path: &Path, role: Role, limit: u64) -> Result<(), String> {
         self.copy(walk::read(path), path, role, limit)
     }
@@ -175,7 +179,7 @@ impl TlsGathering {
         limit: u64,
     ) -> Result<(), String> {
         let at = |reason: String| format!("{}: {reason}", path.display());
-        if self.index.files.len() >= MOST_FILES || self.size + limit > MEMORY_LIMIT {
+        if self.files.len() >= MOST_FILES || self.size + limit > MEMORY_LIMIT {
             return Err(at(format!(
                 "more than {MOST_FILES} files, or {} MiB of them",
                 MEMORY_LIMIT >> 20
@@ -187,7 +191,7 @@ impl TlsGathering {
             .map_err(|error| at(error_text(&error)))?;
         let length = length.ok_or_else(|| at(too_long(limit)))?;
         self.size += length;
-        self.index.files.push(Part { role, path: path.display().to_string(), offset, length });
+        self.files.push(Part { role, path: path.display().to_string(), offset, length });
         Ok(())
     }
 
@@ -209,7 +213,7 @@ impl TlsGathering {
     /// beyond the limit would get a wrong certificate.
     fn named(&mut self, directory: &Path) -> Result<(), String> {
         let at = |reason: String| format!("{}: {reason}", directory.display());
-        let room = MOST_FILES - self.index.files.len();
+        let room = MOST_FILES - self.files.len();
         let listing = Listing::read(directory, room)?;
         if listing.found > room {
             let found = listing.found;
@@ -248,9 +252,12 @@ impl TlsGathering {
         Ok(())
     }
 
-    fn finish(mut self) -> Result<(OwnedFd, Vec<String>), String> {
-        let files = self.index.files.len();
-        let index = self.index.encode();
+    fn finish<I: FileIndex>(
+        mut self,
+        index: impl FnOnce(Vec<Part>) -> I,
+    ) -> Result<(OwnedFd, Vec<String>), String> {
+        let files = self.files.len();
+        let index = index(self.files).encode();
         let index = index.map_err(|_| {
             format!("TLS: the paths of its {files} files are too long to be listed")
         })?;

@@ -314,6 +314,7 @@ fn failure(reason: ConnectFailure, settings: &Settings) -> String {
     match reason {
         ConnectFailure::Errno(number) => errno_text(number),
         ConnectFailure::Timeout => format!("no answer within {} s", settings.connect_timeout),
+        ConnectFailure::Tls(fault) => fault.to_string(),
     }
 }
 

@@ -6,7 +6,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
 
 use pen_ipc::channel::Sent;
 use pen_ipc::checks::{CheckFault, CheckResult, Seed};
@@ -29,17 +30,23 @@ pub(crate) enum CheckerKind {}
 
 /// What the next checker is told of the servers.
 #[derive(Debug, Default)]
-pub(crate) struct Seeds(pub(crate) Vec<Seed>);
+pub(crate) struct Seeds {
+    /// What is known of the servers.
+    pub(crate) servers: Vec<Seed>,
+    /// The files of TLS towards servers.
+    pub(crate) tls: Option<Rc<OwnedFd>>,
+}
 
 impl ProcessPort for Seeds {
-    type Given = Vec<Seed>;
+    type Given = (Vec<Seed>, Option<OwnedFd>);
 
-    fn give(&self) -> io::Result<Vec<Seed>> {
-        Ok(self.0.clone())
+    fn give(&self) -> io::Result<(Vec<Seed>, Option<OwnedFd>)> {
+        let tls = self.tls.as_ref().map(|files| files.try_clone()).transpose()?;
+        Ok((self.servers.clone(), tls))
     }
 
-    fn descriptor(_: &Vec<Seed>) -> Option<BorrowedFd<'_>> {
-        None
+    fn descriptor((_, tls): &(Vec<Seed>, Option<OwnedFd>)) -> Option<BorrowedFd<'_>> {
+        tls.as_ref().map(AsFd::as_fd)
     }
 
     fn name(&self) -> &str {
@@ -50,6 +57,8 @@ impl ProcessPort for Seeds {
 /// News of servers that the channel had no room for. At most one of each kind for each server.
 #[derive(Debug, Default)]
 pub(crate) struct News {
+    /// Other files of TLS towards servers.
+    tls: Option<Rc<OwnedFd>>,
     /// Servers that fail in traffic.
     suspects: BTreeSet<i32>,
     /// Servers that have another address in use, and its position.
@@ -77,9 +86,9 @@ impl PortKind for CheckerKind {
     }
 
     fn live(start: PortStart<CheckerKind>, (): (), context: &SpawnContext) -> i32 {
-        let PortStart { channel, listener: seeds, begins } = start;
+        let PortStart { channel, listener: (seeds, server_tls), begins } = start;
         let (settings, descriptor_limit) = (context.settings.clone(), context.descriptor_limit);
-        let start = CheckerStart { channel, begins, settings, seeds, descriptor_limit };
+        let start = CheckerStart { channel, begins, settings, seeds, server_tls, descriptor_limit };
         (context.entries.checker)(start)
     }
 
@@ -103,7 +112,14 @@ impl PortKind for CheckerKind {
     }
 
     fn is_due(queued: &News) -> bool {
-        !queued.suspects.is_empty() || !queued.addresses.is_empty()
+        queued.tls.is_some() || !queued.suspects.is_empty() || !queued.addresses.is_empty()
+    }
+
+    fn send_before_settings(queued: &mut News, peer: &Peer<ToChecker, FromChecker>) -> bool {
+        queued.tls.take_if(|files| {
+            peer.send(&ToChecker::ServerTls, Some(files.as_fd())) != Some(Sent::Full)
+        });
+        queued.tls.is_none()
     }
 
     fn send(queued: &mut News, peer: &Peer<ToChecker, FromChecker>) {
@@ -135,6 +151,14 @@ impl Checker {
     pub(crate) fn suspect(&mut self, server: i32) {
         if let Some(queued) = self.queued_mut() {
             queued.suspects.insert(server);
+        }
+    }
+
+    /// Queues other files of TLS towards servers, also for the next checker.
+    pub(crate) fn renew_server_tls(&mut self, files: Rc<OwnedFd>) {
+        self.port_mut().tls = Some(files.clone());
+        if let Some(queued) = self.queued_mut() {
+            queued.tls = Some(files);
         }
     }
 

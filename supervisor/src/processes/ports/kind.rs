@@ -95,7 +95,12 @@ pub(crate) trait PortKind: Debug + Sized {
     /// Whether anything waits to be sent beside the orders.
     fn is_due(queued: &Self::Queued) -> bool;
 
-    /// Sends that, as far as the channel has room.
+    /// Sends what the process must have before new settings. False: the channel has no room.
+    fn send_before_settings(_: &mut Self::Queued, _: &Peer<Self::To, Self::From>) -> bool {
+        true
+    }
+
+    /// Sends the rest of that, as far as the channel has room.
     fn send(queued: &mut Self::Queued, peer: &Peer<Self::To, Self::From>);
 }
 

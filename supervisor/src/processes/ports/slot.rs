@@ -286,7 +286,8 @@ impl<K: PortKind> Slot<K> {
         let Some(process) = &mut self.process else { return };
         let full =
             |order, descriptor| process.peer.send(&K::order(order), descriptor) == Some(Sent::Full);
-        if process.settings_due {
+        let may_send = K::send_before_settings(&mut process.queued, &process.peer);
+        if process.settings_due && may_send {
             process.settings_due = full(Order::Settings, Some(context.encoded.as_fd()));
         }
         process.accept_due = process.accept_due.filter(|order| full(Order::Accept(*order), None));

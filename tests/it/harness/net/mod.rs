@@ -8,3 +8,4 @@ pub mod reader;
 pub mod recorder;
 pub mod steering;
 pub mod tls;
+pub mod tls_server;

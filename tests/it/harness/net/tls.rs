@@ -79,6 +79,23 @@ impl Authority {
         Authority { params, key, certificate, above: format!("{pem}{}", self.above), pem }
     }
 
+    /// A certificate that signed itself, and is no authority.
+    pub fn self_signed(names: &[&str]) -> Identity {
+        let names: Vec<String> = names.iter().map(|name| name.to_string()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.distinguished_name.push(DnType::CommonName, "self");
+        params.is_ca = IsCa::ExplicitNoCa;
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        Identity {
+            chain: certificate.pem(),
+            leaf: certificate.pem(),
+            key: key.serialize_pem(),
+            certificate: certificate.der().clone(),
+            key_der: key.serialize_der(),
+        }
+    }
+
     fn issuer(&self) -> Issuer<'_, &KeyPair> {
         Issuer::from_params(&self.params, &self.key)
     }

@@ -47,7 +47,8 @@ pub fn entry(start: CheckerStart) -> i32 {
                     ToChecker::Begin
                     | ToChecker::Pause
                     | ToChecker::Suspect { .. }
-                    | ToChecker::Address { .. },
+                    | ToChecker::Address { .. }
+                    | ToChecker::ServerTls,
                     _,
                 )
                 | Received::Empty,

@@ -40,6 +40,7 @@ fn main() -> ExitCode {
         page: page::entry,
         checker: checker::entry,
         examine_tls: |_| Ok(Default::default()),
+        examine_server_tls: |_| Ok(Default::default()),
         build: Build::OWN,
     })
 }

@@ -92,6 +92,16 @@ fn to_a_release_without_a_method_while_it_is_in_force() {
 }
 
 #[test]
+fn to_a_release_that_would_send_clear_text_to_servers_with_tls() {
+    // The server of the others does not speak it.
+    let commands =
+        ["emergency 127.0.0.1:1", "server_tls", "server_tls_verify off", "server 0 tls off"];
+    let options = commands.into_iter().flat_map(|command| ["-O", command]);
+    let failing = Failing::started(|builder| builder.options(options));
+    is_refused_while_in_use(failing, "server_tls", "no server_tls");
+}
+
+#[test]
 fn to_a_release_whose_tables_have_fewer_rows() {
     let mut failing = Failing::start();
     let reason = "the shared table has 194 rows, and pen 0.0.9 knows 130 at most: it needs a \

@@ -13,7 +13,7 @@ const RHYTHM: Rhythm = Rhythm { interval: 2000, limits: Limits { rise: 2, fall: 
 fn target(server: i32) -> Target {
     let check = Check { kind: CheckKind::Tcp, host: None, port: None, proxy: ProxyOut::Off };
     let address = Address::Inet(([127, 0, 0, 1], 80).into());
-    Target { server, addresses: vec![address], check, epoch: 0 }
+    Target { server, addresses: vec![address], check, transport: Transport::Plain, epoch: 0 }
 }
 
 fn targets(count: i32) -> Vec<Target> {

@@ -216,10 +216,17 @@ fn receive_records(from: &mut Endpoint, session: &mut Session, buffers: &mut Buf
     if length == 0 {
         return 0;
     }
+    let awaited = session.awaits_answer();
     let taken = session.take(length, cipher, plain);
     let out = session.take_out();
     if !out.is_empty() {
         put(from, &out, SendFlags::empty());
+    }
+    if awaited && taken.plain == 0 {
+        // Tickets of a server, ahead of its answer. With Nagle's algorithm, it holds the answer back
+        // until they are acknowledged.
+        from.withholds_acks = true;
+        acknowledge(from);
     }
     if taken.closed {
         // Any data after that has no meaning.
@@ -291,6 +298,16 @@ fn at_end(from: &mut Endpoint) {
 /// other error is a reset.
 pub fn on_broken(to: &mut Endpoint, errno: Errno) {
     to.sending_is(if errno == Errno::PIPE { SendState::Broken } else { SendState::Reset });
+}
+
+/// Sends the messages of a session that wait: its hello, or its last ones of a handshake.
+pub fn send_waiting(to: &mut Endpoint) {
+    let Some(session) = &mut to.session else { return };
+    let mut out = session.take_out();
+    out.append(&mut session.take_last_flight());
+    if !out.is_empty() {
+        put(to, &out, SendFlags::empty());
+    }
 }
 
 /// Sends bytes. What the end does not take now is held for it. Nothing may be held already, unless

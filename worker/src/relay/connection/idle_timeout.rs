@@ -93,6 +93,7 @@ impl Idle {
                         ConnectionState::Free
                         | ConnectionState::Preface
                         | ConnectionState::Connecting
+                        | ConnectionState::Securing
                         | ConnectionState::Waiting { .. }
                         | ConnectionState::Held(_)
                         | ConnectionState::Tarpit

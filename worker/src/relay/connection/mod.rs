@@ -49,6 +49,9 @@ pub enum ConnectionState {
     Preface,
     /// A connect is under way or about to begin, and the client waits.
     Connecting,
+    /// The server is connected, and the TLS handshake with it is under way (see
+    /// `relay::upstream::secure`). The client waits.
+    Securing,
     /// Waits for a server that has the maximum of pending connects (see `relay::upstream`).
     Waiting {
         /// The server's row of the table, in whose list the connection is.
@@ -344,6 +347,7 @@ impl Connection {
             ConnectionState::Free => 0,
             ConnectionState::Preface
             | ConnectionState::Connecting
+            | ConnectionState::Securing
             | ConnectionState::Waiting { .. }
             | ConnectionState::Held(_)
             | ConnectionState::Tarpit => 1,

@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use pen_config::ids::Target;
 use pen_ipc::message::ConnectFailure;
+use pen_ipc::server_tls::TlsFault;
 
 use crate::relay::connection::Side;
 use crate::relay::connection::end::{ConnectionEnd, Step};
@@ -146,8 +147,10 @@ impl Timings {
     pub fn unserved(&self) -> ConnectionEnd {
         match self.failure {
             None => ConnectionEnd::NoServer,
-            Some(ConnectFailure::Errno(_)) => ConnectionEnd::ConnectFailed,
-            Some(ConnectFailure::Timeout) => ConnectionEnd::ConnectTimeout,
+            Some(ConnectFailure::Timeout | ConnectFailure::Tls(TlsFault::Timeout)) => {
+                ConnectionEnd::ConnectTimeout
+            }
+            Some(ConnectFailure::Errno(_) | ConnectFailure::Tls(_)) => ConnectionEnd::ConnectFailed,
         }
     }
 

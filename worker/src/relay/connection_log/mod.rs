@@ -191,6 +191,7 @@ impl Relay<'_> {
             ConnectionState::Free
             | ConnectionState::Preface
             | ConnectionState::Connecting
+            | ConnectionState::Securing
             | ConnectionState::Relaying
             | ConnectionState::Lingering
             | ConnectionState::Tarpit
@@ -210,6 +211,7 @@ impl Relay<'_> {
             end,
             step,
             tls: connection.down.session.as_ref().and_then(|session| session.facts()),
+            server_tls: connection.up.session.as_ref().and_then(|session| session.facts()),
             open,
         };
         self.connection_log.add(&record, self.now);
@@ -249,6 +251,7 @@ impl Relay<'_> {
             end: ConnectionEnd::RefusedLimit,
             step: Step::Preface,
             tls: None,
+            server_tls: None,
             open: Open::default(),
         };
         self.connection_log.add(&record, self.now);

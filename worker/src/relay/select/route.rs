@@ -10,8 +10,8 @@ pub struct Route {
     start: u8,
     /// How many addresses have failed.
     failed: u8,
-    /// The errno of the first failure; 0 = no answer in time.
-    errno: i16,
+    /// The code of the first failure ([`ConnectFailure::code`]).
+    reason: u16,
 }
 
 impl Route {
@@ -37,10 +37,7 @@ impl Route {
             return false;
         }
         if self.failed == 0 {
-            self.errno = match reason {
-                ConnectFailure::Errno(errno) => i16::try_from(errno).unwrap_or(i16::MAX),
-                ConnectFailure::Timeout => 0,
-            };
+            self.reason = reason.code();
         }
         self.failed += 1;
         true
@@ -48,10 +45,7 @@ impl Route {
 
     /// Why the first address failed, if it has.
     pub fn reason(self) -> Option<ConnectFailure> {
-        (self.failed > 0).then_some(match self.errno {
-            0 => ConnectFailure::Timeout,
-            errno => ConnectFailure::Errno(errno.into()),
-        })
+        (self.failed > 0).then(|| ConnectFailure::from_code(self.reason))
     }
 }
 

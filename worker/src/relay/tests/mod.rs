@@ -82,6 +82,7 @@ impl Rig {
             log: None,
             connection_log: None,
             tls: None,
+            server_tls: None,
             debug: DebugOutput::Syslog(None),
             descriptor_limit: 1024,
             host: "host".into(),

@@ -96,8 +96,19 @@ impl Relay<'_> {
     /// Ends a connection, of which both sides see a failure. One that has no server yet goes to
     /// another.
     fn close_for_order(&mut self, slot: u32, end: ConnectionEnd) {
-        if self.connections[slot].state == ConnectionState::Connecting {
-            return self.leave_server(slot);
+        match self.connections[slot].state {
+            ConnectionState::Connecting | ConnectionState::Securing => {
+                return self.leave_server(slot);
+            }
+            ConnectionState::Free
+            | ConnectionState::Preface
+            | ConnectionState::Waiting { .. }
+            | ConnectionState::Held(_)
+            | ConnectionState::Relaying
+            | ConnectionState::Lingering
+            | ConnectionState::Dummy
+            | ConnectionState::Tarpit
+            | ConnectionState::Idler => {}
         }
         let connection = &self.connections[slot];
         // The client is placed anew when it comes back.
@@ -111,6 +122,7 @@ impl Relay<'_> {
         if self.connections[slot].timer == Some(Timer::Connect) {
             self.end_connect(slot);
             self.connections[slot].up = Endpoint::default();
+            self.connections[slot].state = ConnectionState::Connecting;
             return self.fail_over(slot);
         }
         // It is in the list of attempts already.

@@ -19,7 +19,7 @@ use crate::clock;
 use crate::relay::Relay;
 use crate::relay::connection::FirstStep;
 use crate::relay::connection::end::ConnectionEnd;
-use crate::relay::connection::endpoint::{Endpoint, Nagle};
+use crate::relay::connection::endpoint::{Endpoint, Nagle, send_waiting};
 use crate::relay::connection::{
     ConnectionId, ConnectionState, HoldReason, Judged, ServerSince, Side, Timer,
 };
@@ -256,7 +256,9 @@ impl Relay<'_> {
             return self.fail_over(slot);
         }
         self.worker_table.set_current(target.code());
-        let will_send = self.connections[slot].down.recv.is_readable();
+        // A TLS handshake begins with pen's hello.
+        let will_send =
+            self.connections[slot].down.recv.is_readable() || self.settings.speaks_tls(target);
         self.note_attempt(slot, target);
         let Some(server) = self.settings.target(target) else {
             // It was removed from the settings meanwhile.
@@ -324,6 +326,14 @@ impl Relay<'_> {
         if !event.is_writable() {
             return;
         }
+        match self.connections[slot].target {
+            Some(target) if self.settings.speaks_tls(target) => self.begin_securing(slot, target),
+            Some(_) | None => self.connected(slot),
+        }
+    }
+
+    /// Begins to relay: a server is connected, and the TLS handshake with it is over if it has one.
+    pub(in crate::relay) fn connected(&mut self, slot: u32) {
         self.end_connect(slot);
         let connection = &mut self.connections[slot];
         connection.placement = None;
@@ -341,6 +351,7 @@ impl Relay<'_> {
         }
         if is_idler {
             self.connections[slot].since = self.now;
+            send_waiting(&mut self.connections[slot].up);
             return self.drain_idler(slot);
         }
         self.count_reached(slot);
@@ -348,9 +359,12 @@ impl Relay<'_> {
         self.send_header(slot);
         self.follow_http(slot);
         self.relay(slot, Side::Down);
-        if self.connections[slot].state == ConnectionState::Relaying
-            && self.connections[slot].up.recv.is_readable()
-        {
+        if self.connections[slot].state != ConnectionState::Relaying {
+            return;
+        }
+        // Unless the client's first bytes have taken them along.
+        send_waiting(&mut self.connections[slot].up);
+        if self.connections[slot].up.recv.is_readable() {
             self.relay(slot, Side::Up);
         }
     }

@@ -5,6 +5,7 @@
 
 use pen_config::ids::{ClientKey, Target};
 use pen_ipc::message::{ConnectFailure, Event, Obstacle, ShortageDuring};
+use pen_ipc::server_tls::TlsFault;
 use pen_table::Blacklist;
 use rustix::io::Errno;
 
@@ -166,6 +167,9 @@ impl Relay<'_> {
 
     /// Handles a connect without an answer in time.
     pub(in crate::relay) fn connect_timed_out(&mut self, slot: u32) {
+        if self.connections[slot].state == ConnectionState::Securing {
+            return self.securing_failed(slot, TlsFault::Timeout);
+        }
         self.connect_failed(slot, ConnectFailure::Timeout);
     }
 
@@ -177,6 +181,7 @@ impl Relay<'_> {
         self.end_connect(slot);
         let connection = &mut self.connections[slot];
         connection.up = Endpoint::default();
+        connection.state = ConnectionState::Connecting;
         let target = match (connection.target, since_then) {
             (Some(target), ServerSince::Same) => target,
             // Where it is now has not been tried.
@@ -189,6 +194,10 @@ impl Relay<'_> {
         };
         match failure {
             ConnectFailure::Timeout => self.on_failure(slot, target, failure),
+            ConnectFailure::Tls(_) => {
+                self.attempts.spend(DIAL);
+                self.on_failure(slot, target, failure);
+            }
             ConnectFailure::Errno(errno) => {
                 let position = self.connections[slot].route.position();
                 let errno = Errno::from_raw_os_error(errno);
@@ -257,7 +266,7 @@ impl Relay<'_> {
     }
 
     /// Blacklists a failed server for the blacklist time, and reports that once.
-    fn on_server_failed(&mut self, target: Target, reason: ConnectFailure) {
+    pub(in crate::relay) fn on_server_failed(&mut self, target: Target, reason: ConnectFailure) {
         self.link.counters.failed_connects += 1;
         let seconds = self.settings.blacklist;
         let row = self.row(target);
@@ -270,6 +279,7 @@ impl Relay<'_> {
                 ConnectFailure::Timeout => {
                     format!("no answer within {} s", self.settings.connect_timeout)
                 }
+                ConnectFailure::Tls(fault) => fault.to_string(),
             };
             self.debug.log(1, format_args!("server {} failed: {why}", target.code()));
         }

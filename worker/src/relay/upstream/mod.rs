@@ -265,6 +265,7 @@ pub(crate) mod failover;
 pub(crate) mod fault;
 pub(crate) mod idlers;
 pub(crate) mod rebalance;
+pub(crate) mod secure;
 pub mod servers;
 pub mod statistics;
 #[cfg(test)]

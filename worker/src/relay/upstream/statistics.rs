@@ -6,6 +6,7 @@
 
 use pen_config::ids::Target;
 use pen_ipc::message::ConnectFailure;
+use pen_ipc::server_tls::TlsFault;
 use pen_status::histogram::{Bounds, CONNECT, LENGTH, bucket};
 use pen_table::{FailureClass, Timed};
 use rustix::io::Errno;
@@ -22,7 +23,10 @@ pub fn stamp(nanos: u64) -> u32 {
 /// The class of a failed connect.
 pub fn class(failure: ConnectFailure) -> FailureClass {
     let errno = match failure {
-        ConnectFailure::Timeout => return FailureClass::Timeout,
+        ConnectFailure::Timeout | ConnectFailure::Tls(TlsFault::Timeout) => {
+            return FailureClass::Timeout;
+        }
+        ConnectFailure::Tls(_) => return FailureClass::Other,
         ConnectFailure::Errno(errno) => Errno::from_raw_os_error(errno),
     };
     match errno {
@@ -81,6 +85,7 @@ fn has_reached(connection: &Connection) -> bool {
         ConnectionState::Free
         | ConnectionState::Preface
         | ConnectionState::Connecting
+        | ConnectionState::Securing
         | ConnectionState::Waiting { .. }
         | ConnectionState::Held(_)
         | ConnectionState::Tarpit
@@ -111,6 +116,9 @@ mod tests {
             assert_eq!(class(ConnectFailure::Errno(errno.raw_os_error())), expected, "{errno:?}");
         }
         assert_eq!(class(ConnectFailure::Timeout), FailureClass::Timeout);
+        let tls = |fault| class(ConnectFailure::Tls(fault));
+        assert_eq!(tls(TlsFault::Timeout), FailureClass::Timeout);
+        assert_eq!(tls(TlsFault::WrongName), FailureClass::Other);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pen_ipc::tls_files::{Index, Part, Role, TICKET_SECRET};
+use pen_ipc::tls_files::{FileIndex, Index, Part, Role, TICKET_SECRET};
 use rcgen::{CertificateParams, KeyPair};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};

@@ -45,11 +45,20 @@ struct Extension<'d> {
     whole: &'d [u8],
 }
 
-/// The position of a certificate in a client's chain.
+/// The owner of a certificate at the end of a chain.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Owner {
+    /// A client.
+    Client,
+    /// A server.
+    Server,
+}
+
+/// The position of a certificate in a chain.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Position {
-    /// It is the client's own.
-    End,
+    /// It is the peer's own.
+    End(Owner),
     /// It belongs to an issuer.
     Above,
 }
@@ -193,29 +202,35 @@ impl<'d> Certificate<'d> {
         position: Position,
     ) -> Result<Plain<'d>, CertificateFault> {
         let netscape = match position {
-            Position::End => NETSCAPE_CLIENT,
+            Position::End(Owner::Client) => NETSCAPE_CLIENT,
+            Position::End(Owner::Server) => NETSCAPE_SERVER,
             Position::Above => NETSCAPE_AUTHORITY,
         };
+        let use_of_key = match position {
+            Position::End(Owner::Server) => SIGNS_OR_AGREES | ENCIPHERS,
+            Position::End(Owner::Client) | Position::Above => SIGNS_OR_AGREES,
+        };
+        let is_end = position != Position::Above;
         let mut kept: Vec<&[u8]> = Vec::new();
         for extension in &self.extensions {
             match extension.id {
                 // Policies are not checked here, as in OpenSSL without X509_V_FLAG_POLICY_CHECK.
                 id if extension.critical && POLICIES.contains(&id) => {}
-                NETSCAPE_TYPE if extension.critical || position == Position::End => {
+                NETSCAPE_TYPE if extension.critical || is_end => {
                     if self.has_bit(NETSCAPE_TYPE, netscape) != Some(true) {
                         return Err(CertificateFault::NetscapeType);
                     }
                 }
-                // An authority may be a client itself, if its key may sign.
-                BASIC_CONSTRAINTS if position == Position::End && self.is_authority() => {
-                    if self.has_bit(KEY_USAGE, SIGNS_OR_AGREES) == Some(false) {
+                // An authority may be a peer itself, if its key may sign.
+                BASIC_CONSTRAINTS if is_end && self.is_authority() => {
+                    if self.has_bit(KEY_USAGE, use_of_key) == Some(false) {
                         return Err(CertificateFault::Authority);
                     }
                 }
-                // OpenSSL asks the same of a client.
+                // OpenSSL asks the same of a peer.
                 KEY_USAGE
-                    if position == Position::End
-                        && self.has_bit(KEY_USAGE, SIGNS_OR_AGREES) == Some(false)
+                    if is_end
+                        && self.has_bit(KEY_USAGE, use_of_key) == Some(false)
                         && !self.is_authority() =>
                 {
                     return Err(CertificateFault::KeyUsage);
@@ -351,7 +366,11 @@ const DNS_NAME: u8 = 0x82;
 
 /// digitalSignature and keyAgreement (RFC 5280, 4.2.1.3).
 const SIGNS_OR_AGREES: u8 = 0x88;
+
+/// keyEncipherment, which old certificates of servers have alone.
+const ENCIPHERS: u8 = 0x20;
 const NETSCAPE_CLIENT: u8 = 0x80;
+const NETSCAPE_SERVER: u8 = 0x40;
 const NETSCAPE_AUTHORITY: u8 = 0x04;
 
 #[cfg(test)]
@@ -407,17 +426,25 @@ mod tests {
             read.plain(&der, position)
                 .map(|plain| (plain.signed.is_some(), plain.certificate.to_vec() != der))
         };
-        assert_eq!(plain(Vec::new(), Position::End), Ok((false, false)));
+        assert_eq!(plain(Vec::new(), Position::End(Owner::Client)), Ok((false, false)));
         assert_eq!(
-            plain(vec![critical(&[2, 5, 29, 32], &[0x30, 0])], Position::End),
+            plain(vec![critical(&[2, 5, 29, 32], &[0x30, 0])], Position::End(Owner::Client)),
             Ok((true, true))
         );
         let netscape = |bits: u8| vec![critical(&[2, 16, 840, 1, 113730, 1, 1], &[3, 2, 0, bits])];
-        assert_eq!(plain(netscape(0x80), Position::End), Ok((true, true)));
-        assert_eq!(plain(netscape(0x40), Position::End), Err(CertificateFault::NetscapeType));
+        assert_eq!(plain(netscape(0x80), Position::End(Owner::Client)), Ok((true, true)));
+        assert_eq!(
+            plain(netscape(0x40), Position::End(Owner::Client)),
+            Err(CertificateFault::NetscapeType)
+        );
+        assert_eq!(plain(netscape(0x40), Position::End(Owner::Server)), Ok((true, true)));
+        assert_eq!(
+            plain(netscape(0x80), Position::End(Owner::Server)),
+            Err(CertificateFault::NetscapeType)
+        );
         let unknown = vec![critical(&[1, 2, 3, 4], &[5, 0])];
         assert_eq!(
-            plain(unknown, Position::End),
+            plain(unknown, Position::End(Owner::Client)),
             Err(CertificateFault::CriticalExtension("1.2.3.4".into()))
         );
     }
@@ -427,7 +454,7 @@ mod tests {
         let (whole, _) = certificate(Vec::new());
         let look = |bytes: &[u8]| {
             if let Some(read) = Certificate::read(bytes) {
-                let _ = read.plain(bytes, Position::End);
+                let _ = read.plain(bytes, Position::End(Owner::Client));
                 let _ = (
                     read.validity(),
                     read.serial(),

@@ -6,7 +6,7 @@ use crate::command::read::{WordIter, shown};
 use crate::command::table::Entry;
 use crate::command::{Command, CommandError, Setting};
 use crate::grammar::{COUNT, quoted};
-use crate::server_tls::ServerTransport;
+use crate::tls::servers::ServerTransport;
 use crate::tls::{Suite, SuiteList};
 
 pub(crate) fn certificate(

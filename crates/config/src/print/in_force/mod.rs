@@ -14,8 +14,8 @@ use crate::command::{
 use crate::grammar::ServerSpec;
 use crate::ids::{ServerId, Target};
 use crate::print;
-use crate::server_tls::ServerTls;
 use crate::settings::{Server, Settings};
+use crate::tls::servers::ServerTls;
 use crate::tls::{Suite, SuiteList, Tls};
 
 /// The settings in force, and the values that are not part of [`Settings`].

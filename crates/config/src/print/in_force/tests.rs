@@ -209,7 +209,7 @@ fn every_command_is_a_setting_that_is_shown_or_none() {
     }
     assert_eq!(
         plain.text(Some("server")),
-        "no server 0\nserver 1 address /a port 1 max 0 hard 0 weight 1 prio 0 acl 0 state ready check default\n"
+        "no server 0\nserver 1 address /a port 1 max 0 hard 0 weight 1 prio 0 acl 0 state ready tls default check default\n"
     );
     assert_eq!(plain.text(Some("server 0")), "no server 0\n");
     assert_eq!(plain.text(Some("acl 3")), "no acl 3\n");

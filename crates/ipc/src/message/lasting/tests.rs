@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 use super::*;
 use crate::message::*;
 use crate::refusal::Refusal;
+use crate::server_tls::TlsFault;
 
 const CLIENT: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 192, 0, 2, 1];
 
@@ -173,8 +174,14 @@ fn the_bytes_of_each_event_stay() {
 
 #[test]
 fn the_bytes_of_each_cause_stay() {
-    count::<ConnectFailure>(2);
-    are(&[("00de", ConnectFailure::Errno(111)), ("01", ConnectFailure::Timeout)]);
+    count::<ConnectFailure>(3);
+    are(&[
+        ("00de", ConnectFailure::Errno(111)),
+        ("01", ConnectFailure::Timeout),
+        ("0208", ConnectFailure::Tls(TlsFault::WrongName)),
+        ("020b74", ConnectFailure::Tls(TlsFault::Alert(116))),
+    ]);
+    count::<TlsFault>(15);
     count::<PerClientLimit>(2);
     are(&[
         ("0014", PerClientLimit::Connections { most: 20 }),
@@ -309,6 +316,11 @@ fn the_bytes_of_counters_stay() {
         limits_unchecked: 41,
         ..fourth
     };
+    let sixth = Counters {
+        server_handshakes: Handshakes([42, 43, 44, 45]),
+        server_tls_faults: TlsFaults(std::array::from_fn(|place| 46 + place as u64)),
+        ..fifth
+    };
     let lines = [
         ("0000100102030405060708090a0b0c0d0e0f10140102030405060708090a0b0c0d0e0f1011121314", first),
         (
@@ -329,6 +341,12 @@ fn the_bytes_of_counters_stay() {
             "0000290102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f20212223242526272829\
              140102030405060708090a0b0c0d0e0f1011121314",
             fifth,
+        ),
+        (
+            "00003c0102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f20212223242526272829\
+             2a2b2c2d2e2f303132333435363738393a3b3c\
+             140102030405060708090a0b0c0d0e0f1011121314",
+            sixth,
         ),
     ];
     for (bytes, counters) in lines {

@@ -48,6 +48,12 @@ pub fn json(record: &Record<'_>, dates: &mut Dates, to: &mut Vec<u8>) {
         Some(facts) => drop(serde_json::to_writer(&mut *to, &facts)),
         None => to.extend(b"null"),
     }
+    to.extend(br#","server_tls":"#);
+    match record.server_tls {
+        // As above.
+        Some(facts) => drop(serde_json::to_writer(&mut *to, &facts)),
+        None => to.extend(b"null"),
+    }
     to.push(b'}');
 }
 

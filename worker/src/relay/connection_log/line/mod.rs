@@ -44,6 +44,8 @@ pub struct Record<'a> {
     pub step: Step,
     /// Its TLS session, if a handshake was finished.
     pub tls: Option<TlsFacts<'a>>,
+    /// The TLS session with the server; none without TLS.
+    pub server_tls: Option<TlsFacts<'a>>,
     /// Connections that are open at its end, itself included; only the forms of haproxy have them.
     pub open: Open,
 }

@@ -26,6 +26,7 @@ fn record() -> Record<'static> {
         end: ConnectionEnd::Client,
         step: Step::Data,
         tls: None,
+        server_tls: None,
         open: Open { all: 9, of_server: 4 },
     }
 }
@@ -84,6 +85,10 @@ fn a_line_of_words() {
     let end = " end=client tls=TLSv1.3 cipher=TLS13_AES_128_GCM_SHA256 name=www.example.org \
                resumed=yes";
     assert!(tls.ends_with(end), "{tls}");
+    let both = text(&Record { server_tls: secure().tls, ..secure() });
+    let end = end.to_owned()
+        + " server_tls=TLSv1.3 server_cipher=TLS13_AES_128_GCM_SHA256 server_resumed=yes";
+    assert!(both.ends_with(&end), "{both}");
 }
 
 #[test]
@@ -96,7 +101,7 @@ fn a_line_of_json() {
             + r#""listen":"0.0.0.0:80","worker":3,"server":1,"address":"10.0.0.1:8080","#
             + r#""attempts":2,"wait_ms":1,"tls_ms":null,"connect_ms":2,"first_byte_ms":30,"#
             + r#""total_ms":400,"bytes_sent":5000,"bytes_received":600,"end":"client","#
-            + r#""tls":null}"#
+            + r#""tls":null,"server_tls":null}"#
     );
     let value: serde_json::Value = serde_json::from_str(&json(&refused())).unwrap();
     for key in ["client_port", "server", "address", "wait_ms", "bytes_sent", "tls"] {
@@ -172,7 +177,7 @@ proptest! {
         let json = line(&record, ConnectionLogFormat::Json);
         prop_assert!(!json.contains(['\n', '\r']), "{}", json);
         let value: serde_json::Value = serde_json::from_str(&json).unwrap();
-        prop_assert_eq!(value.as_object().unwrap().len(), 17);
+        prop_assert_eq!(value.as_object().unwrap().len(), 18);
         prop_assert_eq!(value["listen"].as_str(), Some(&listen[..]));
         let shown = server.map(|(target, address)| (target.code().into(), address.into()));
         let none = (serde_json::Value::Null, serde_json::Value::Null);

@@ -45,15 +45,25 @@ pub fn text(record: &Record<'_>, dates: &mut Dates, to: &mut Vec<u8>) {
     to.extend(b" end=");
     to.extend(record.end.word().as_bytes());
     to.extend(b" tls=");
-    let Some(TlsFacts { version, cipher, name, resumed }) = record.tls else {
-        return to.push(b'-');
-    };
-    to.extend(version.as_bytes());
-    to.extend(b" cipher=");
-    word(cipher, to);
-    to.extend(b" name=");
-    word(name.unwrap_or("-"), to);
-    to.extend(if resumed { b" resumed=yes".as_slice() } else { b" resumed=no" });
+    match record.tls {
+        Some(TlsFacts { version, cipher, name, resumed }) => {
+            to.extend(version.as_bytes());
+            to.extend(b" cipher=");
+            word(cipher, to);
+            to.extend(b" name=");
+            word(name.unwrap_or("-"), to);
+            to.extend(if resumed { b" resumed=yes".as_slice() } else { b" resumed=no" });
+        }
+        None => to.push(b'-'),
+    }
+    // Only with TLS to the server.
+    if let Some(TlsFacts { version, cipher, name: _, resumed }) = record.server_tls {
+        to.extend(b" server_tls=");
+        to.extend(version.as_bytes());
+        to.extend(b" server_cipher=");
+        word(cipher, to);
+        to.extend(if resumed { b" server_resumed=yes".as_slice() } else { b" server_resumed=no" });
+    }
 }
 
 /// Appends the address and port of a client.

@@ -1,4 +1,6 @@
-//! The TLS settings.
+//! The TLS settings: towards clients here, and towards servers beside.
+
+pub mod servers;
 
 use std::fmt;
 use std::path::PathBuf;

@@ -1,0 +1,127 @@
+//! Commands, reloads and files.
+
+use std::fs;
+use std::net::Ipv4Addr;
+
+use rustix::process::Signal;
+
+use super::pen;
+use crate::harness::tls::{Authority, write};
+use crate::harness::tls_server::TlsServer;
+use crate::harness::{Backend, Pen, eventually};
+
+const LOCALHOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
+
+#[test]
+fn a_command_turns_tls_on_and_off_for_one_server_or_all() {
+    let root = Authority::root("root");
+    let (plain, secured) =
+        (Backend::named("plain"), TlsServer::named("tls", root.issue(&["127.0.0.1"])).start());
+    let builder = Pen::builder().control();
+    let path = write(builder.directory(), "ca.pem", root.pem());
+    let ca = format!("server_tls_ca {}", path.display());
+    let pen = builder.options(["-r", "-O", &ca]).servers([&plain, &secured.backend]).start();
+    pen.hears("server_tls_ca has no effect: no server speaks TLS");
+    pen.tell("server 1 tls on");
+    let both = |pen: &Pen| {
+        let mut names = [pen.ask(LOCALHOST), pen.ask(LOCALHOST)].map(Option::unwrap);
+        names.sort();
+        names
+    };
+    assert_eq!(both(&pen), ["plain", "tls"]);
+    assert!(pen.tell("write -").contains("\nserver 1 acl 0 address 127.0.0.1 port "));
+    assert!(pen.tell("show server 1").contains(" tls on check default"));
+    assert!(pen.tell("certificates").contains("authority of servers' certificates"));
+    pen.tell("server_tls on");
+    pen.tell("server 0 tls off");
+    pen.tell("server 1 tls default");
+    assert_eq!(both(&pen), ["plain", "tls"]);
+    let written = pen.tell("write -");
+    for line in ["server_tls\n", &format!("{ca}\n"), " tls off\n"] {
+        assert!(written.contains(line), "{written}");
+    }
+    let refused = pen.refuses("server_tls_ca /etc/passwd");
+    assert!(refused.contains("only the file of -F can say this"), "{refused}");
+}
+
+#[test]
+fn a_reload_brings_other_authorities() {
+    let (before, after) = (Authority::root("before"), Authority::root("after"));
+    let old = TlsServer::named("old", before.issue(&["127.0.0.1"])).start();
+    let new = TlsServer::named("new", after.issue(&["127.0.0.1"])).start();
+    let builder = Pen::builder().control();
+    let path = write(builder.directory(), "ca.pem", before.pem());
+    let file = format!("server_tls\nserver_tls_ca {}\nroundrobin\nblacklist 0\n", path.display());
+    let pen = builder.file(&file).servers([&old.backend, &new.backend]).start();
+    let held = pen.hold(LOCALHOST).unwrap();
+    for _ in 0..4 {
+        assert_eq!(pen.ask(LOCALHOST).as_deref(), Some("old"));
+    }
+    fs::write(&path, "no certificate").unwrap();
+    pen.supervisor().signal(Signal::HUP);
+    pen.hears("there is no certificate (PEM) in it");
+    assert_eq!(pen.ask(LOCALHOST).as_deref(), Some("old"));
+    fs::write(&path, after.pem()).unwrap();
+    pen.supervisor().signal(Signal::HUP);
+    pen.hears("certificate new: CN=after");
+    eventually("the new one counts", || pen.ask(LOCALHOST).as_deref() == Some("new"));
+    for _ in 0..4 {
+        assert_eq!(pen.ask(LOCALHOST).as_deref(), Some("new"));
+    }
+    held.0.echoes("an open connection goes on");
+}
+
+#[test]
+fn a_new_worker_and_a_new_checker_have_the_files() {
+    let root = Authority::root("root");
+    let server = TlsServer::named("one", root.issue(&["127.0.0.1"])).start();
+    let pen = pen(&root).workers(1).server(&server.backend).start();
+    let worker = &pen.workers()[0];
+    worker.kill();
+    eventually("there is another worker", || {
+        pen.workers().first().is_some_and(|new| new.pid() != worker.pid())
+    });
+    assert_eq!(pen.ask(LOCALHOST).as_deref(), Some("one"));
+}
+
+#[test]
+fn a_start_and_check_find_what_is_wrong_with_the_files() {
+    let root = Authority::root("root");
+    let (own, other) = (root.issue(&["client"]), root.issue(&["other"]));
+    for (ca, certificate, key, says) in [
+        (None, &own.chain, &own.key, "ca.pem: no such file or directory"),
+        (Some("nothing"), &own.chain, &own.key, "there is no certificate (PEM) in it"),
+        (Some(root.pem()), &own.chain, &other.key, "the key does not match the certificate in"),
+        (Some(root.pem()), &own.chain, &own.chain, "there is no private key (PEM) in it"),
+    ] {
+        for option in [None, Some("--check")] {
+            let builder = Pen::builder();
+            let directory = builder.directory().to_owned();
+            let at = |name: &str| directory.join(name).display().to_string();
+            if let Some(ca) = ca {
+                write(&directory, "ca.pem", ca);
+            }
+            write(&directory, "own.pem", certificate);
+            write(&directory, "own.key", key);
+            let ca = format!("server_tls_ca {}", at("ca.pem"));
+            let own = format!("server_tls_cert {} {}", at("own.pem"), at("own.key"));
+            let builder = builder.options(["-O", "server_tls on", "-O", &ca, "-O", &own]);
+            let output = builder.options(option).server_as("127.0.0.1:1").fails();
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(said.contains(says), "{said}");
+        }
+    }
+    let expired = {
+        let builder = Pen::builder();
+        let old = root.issue_until(&["client"], -1);
+        let path = write(builder.directory(), "own.pem", format!("{}{}", old.chain, old.key));
+        let ca = write(builder.directory(), "ca.pem", root.pem());
+        let own = format!("server_tls_cert {}", path.display());
+        let ca = format!("server_tls_ca {}", ca.display());
+        let options = ["-O", "server_tls on", "-O", &ca, "-O", &own, "--check"];
+        builder.options(options).server_as("127.0.0.1:1").runs()
+    };
+    let said = String::from_utf8_lossy(&expired.stderr).into_owned();
+    assert!(expired.status.success() && said.contains("the certificate for servers of"), "{said}");
+    assert!(said.contains("has expired"), "{said}");
+}

@@ -1,0 +1,133 @@
+//! Handshakes: versions, resumption, pen's own certificate, and servers that break them off.
+
+use std::io::{Read, Write};
+use std::net::Ipv4Addr;
+
+use rustls::ProtocolVersion;
+use serde_json::Value;
+
+use super::{failures, pen};
+use crate::harness::tls::{Authority, ONLY_12, ONLY_13, write};
+use crate::harness::tls_server::TlsServer;
+use crate::harness::{Backend, Builder, Gate, Pen, eventually};
+
+const LOCALHOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
+
+#[test]
+fn later_connections_resume_the_session_in_both_versions() {
+    let root = Authority::root("root");
+    for (versions, version, names) in [
+        (ONLY_12, ProtocolVersion::TLSv1_2, ["tls12", "tls12_resumed"]),
+        (ONLY_13, ProtocolVersion::TLSv1_3, ["tls13", "tls13_resumed"]),
+    ] {
+        let identity = root.issue(&["127.0.0.1"]);
+        let server = TlsServer::named("one", identity).speaks(versions).start();
+        let pen = pen(&root).workers(1).server(&server.backend).start();
+        for _ in 0..4 {
+            assert_eq!(pen.ask(LOCALHOST).as_deref(), Some("one"));
+        }
+        let seen = server.seen();
+        let resumed: Vec<bool> = seen.iter().map(|seen| seen.resumed).collect();
+        assert_eq!(resumed, [false, true, true, true], "{version:?}");
+        assert!(seen.iter().all(|seen| seen.version == Some(version)));
+        eventually("all are counted", || {
+            let status: Value = serde_json::from_str(&pen.tell("status json")).unwrap();
+            names.map(|name| status["server_tls_handshakes"][name].as_u64().unwrap()) == [1, 3]
+        });
+        // Under another name nothing is resumed, and with another server neither.
+        pen.tell("server_tls_verify off");
+        pen.tell("server_tls_name a.example");
+        assert_eq!(pen.ask(LOCALHOST).as_deref(), Some("one"));
+        assert!(!server.seen()[4].resumed);
+    }
+}
+
+#[test]
+fn a_server_may_ask_for_a_certificate_and_gets_the_one_that_pen_has() {
+    let root = Authority::root("root");
+    for versions in [ONLY_12, ONLY_13] {
+        let server = TlsServer::named("one", root.issue(&["127.0.0.1"]));
+        let server = server.asks(&root).speaks(versions).start();
+        let with = |builder: Builder, authority: &Authority| {
+            let own = authority.issue(&["client"]);
+            let file = write(builder.directory(), "own.pem", own.chain);
+            let key = write(builder.directory(), "own.key", own.key);
+            let command = format!("server_tls_cert {} {}", file.display(), key.display());
+            builder.options(["-O", &command]).server(&server.backend).start()
+        };
+        let certified = with(pen(&root), &root);
+        assert_eq!(certified.ask(LOCALHOST).as_deref(), Some("one"));
+        assert!(server.seen()[0].certified);
+        // One of a stranger, and none. In TLS 1.3, pen has taken the connection for established.
+        let others = [
+            with(pen(&root), &Authority::root("stranger")),
+            pen(&root).server(&server.backend).start(),
+        ];
+        for refused in others {
+            let client = refused.connect(LOCALHOST);
+            let _ = client.read_to_end();
+            eventually("it is a failure", || failures(&refused, "alert") == 1);
+            refused.hears("blacklisting server 0 (");
+            refused.hears("it ended the TLS handshake: ");
+        }
+        assert_eq!(server.seen().len(), 1);
+    }
+}
+
+/// The client of a server that fails gets the other one, and the failure has this reason.
+#[track_caller]
+fn is_passed_over(bad: Backend, reason: &str, text: &str) {
+    let root = Authority::root("root");
+    let good = TlsServer::named("good", root.issue(&["127.0.0.1"])).start();
+    let builder = pen(&root).options(["-r", "-O", "timeout 1"]);
+    let pen = builder.servers([&bad, &good.backend]).start();
+    for _ in 0..2 {
+        assert_eq!(pen.ask(LOCALHOST).as_deref(), Some("good"), "{reason}");
+    }
+    eventually("it is counted", || failures(&pen, reason) == 1);
+    pen.hears(&format!("blacklisting server 0 ({}) for 30 s: {text}", bad.address()));
+}
+
+#[test]
+fn a_server_that_breaks_off_is_a_failed_connect() {
+    let bad = Backend::with(|mut socket| {
+        // After the hello.
+        socket.read_exact(&mut [0; 5])
+    });
+    is_passed_over(bad, "closed", "closed in the TLS handshake");
+}
+
+#[test]
+fn a_server_that_is_silent_in_the_handshake_is_one_too() {
+    let gate = Gate::closed();
+    let waiting = gate.clone();
+    let bad = Backend::with(move |_| {
+        waiting.pass();
+        Ok(())
+    });
+    is_passed_over(bad, "timeout", "timeout in the TLS handshake");
+    gate.open();
+}
+
+#[test]
+fn a_server_that_does_not_speak_tls_is_one_too() {
+    let bad = Backend::with(|mut socket| socket.write_all(b"220 mail.example ESMTP\r\n"));
+    is_passed_over(bad, "not_tls", "its answer is not TLS");
+}
+
+#[test]
+fn a_client_that_leaves_in_the_handshake_leaves_nothing_behind() {
+    let root = Authority::root("root");
+    let gate = Gate::closed();
+    let waiting = gate.clone();
+    let silent = Backend::with(move |_| {
+        waiting.pass();
+        Ok(())
+    });
+    let pen: Pen = pen(&root).server(&silent).start();
+    let client = pen.connect(LOCALHOST);
+    eventually("pen has connected", || silent.accepted() == 1);
+    client.reset();
+    eventually("nothing is left", || pen.report().in_use() == 0);
+    gate.open();
+}

@@ -1,0 +1,103 @@
+//! What travels within TLS.
+
+use std::net::Ipv4Addr;
+use std::thread;
+
+use super::pen;
+use crate::harness::numbers::Bytes;
+use crate::harness::tls::{Authority, write};
+use crate::harness::tls_server::TlsServer;
+use crate::harness::{Builder, eventually};
+
+const LOCALHOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
+
+#[test]
+fn ten_megabytes_go_both_ways_and_each_end_is_passed_on() {
+    let root = Authority::root("root");
+    let server = TlsServer::named("one", root.issue(&["127.0.0.1"])).start();
+    let pen = pen(&root).server(&server.backend).start();
+    let client = pen.connect(LOCALHOST);
+    assert_eq!(client.line().as_deref(), Some("one"));
+    let bytes = Bytes::new(7).take(10 << 20);
+    let writer = client.twin();
+    let sent = bytes.clone();
+    let sending = thread::spawn(move || {
+        writer.send(&sent);
+        writer.finish();
+    });
+    let back = client.read_to_end().expect("an orderly end");
+    sending.join().unwrap();
+    assert!(back == bytes, "{} bytes came back", back.len());
+    eventually("the server has seen an end", || server.seen()[0].ended);
+    assert!(server.seen()[0].bytes == bytes);
+    pen.settle();
+    assert_eq!(pen.report().in_use(), 0);
+}
+
+#[test]
+fn a_client_with_tls_reaches_a_server_with_tls() {
+    let root = Authority::root("root");
+    let server = TlsServer::named("one", root.issue(&["127.0.0.1"])).start();
+    let builder = pen(&root);
+    let own = root.issue(&["localhost"]);
+    let path = write(builder.directory(), "cert.pem", format!("{}{}", own.chain, own.key));
+    let pen = builder.options(["-E".as_ref(), path.as_os_str()]).server(&server.backend).start();
+    for _ in 0..3 {
+        let answer = root.client().ask(pen.address(), "localhost");
+        assert!(answer.is_some(), "{}", pen.said());
+    }
+    assert_eq!(server.seen().len(), 3);
+}
+
+/// The server gets exactly this before the request.
+fn sent(builder: Builder, before: &str, request: &str, after: &str) {
+    let root = Authority::root("root");
+    let server = TlsServer::named("", root.issue(&["127.0.0.1"]))
+        .answers("\r\n\r\n", "HTTP/1.1 204 No Content\r\n\r\n")
+        .start();
+    let path = write(builder.directory(), "ca.pem", root.pem());
+    let ca = format!("server_tls_ca {}", path.display());
+    let builder = builder.options(["-O", "server_tls on", "-O", &ca]);
+    let pen = builder.server(&server.backend).start();
+    let client = pen.connect(LOCALHOST);
+    client.send(request);
+    let answer = client.read_exactly("HTTP/1.1 204 No Content\r\n\r\n".len());
+    assert!(answer.starts_with(b"HTTP/1.1 204"));
+    client.send(request);
+    client.read_exactly(answer.len());
+    client.finish();
+    assert_eq!(client.read_to_end().unwrap(), b"");
+    let port = client.socket().local_addr().unwrap().as_socket().unwrap().port();
+    let before = before
+        .replace("CLIENT", &port.to_string())
+        .replace("PEN", &pen.address().port().to_string());
+    eventually("the end has come", || server.seen()[0].ended);
+    let bytes = String::from_utf8(server.seen()[0].bytes.clone()).unwrap();
+    assert_eq!(bytes, format!("{before}{after}{after}"));
+}
+
+#[test]
+fn proxy_headers_and_the_lines_of_forwarding_are_within_tls() {
+    let request = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    let forwarded = "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-Proto: http\r\n\
+                     X-Forwarded-For: 127.0.0.1\r\n\r\n";
+    let header = "PROXY TCP4 127.0.0.1 127.0.0.1 CLIENT PEN\r\n";
+    let builder = || crate::harness::Pen::builder();
+    let proxy = ["-O", "proxy_protocol out v1"];
+    sent(builder().options(proxy), header, request, request);
+    sent(builder().options(["-H"]), "", request, forwarded);
+    sent(builder().options(["-H"]).options(proxy), header, request, forwarded);
+}
+
+#[test]
+fn a_server_that_ends_without_close_notify_has_ended() {
+    let root = Authority::root("root");
+    let server = TlsServer::named("one", root.issue(&["127.0.0.1"])).start();
+    let pen = pen(&root).server(&server.backend).start();
+    let (client, name) = pen.hold(LOCALHOST).unwrap();
+    assert_eq!(name, "one");
+    server.backend.die();
+    let _ = client.read_to_end();
+    client.finish();
+    eventually("nothing is left", || pen.report().in_use() == 0);
+}
