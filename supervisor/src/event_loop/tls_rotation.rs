@@ -37,8 +37,8 @@ impl Supervisor {
         }
     }
 
-    /// Warns of certificates that expire. The loop wakes for the TLS files at least once an hour, which
-    /// is soon enough.
+    /// Warns of certificates that expire. The loop wakes for the TLS files at least once an hour,
+    /// which is soon enough.
     pub(in crate::event_loop) fn warn_of_certificates(&mut self, now: Instant) {
         let unix = OffsetDateTime::now_utc().unix_timestamp();
         let (mut expiring, mut warnings) = (Vec::new(), Vec::new());

@@ -62,7 +62,8 @@ pub(crate) const SERVERS_FROM: &str = "servers_from";
 /// Limits per client: a program that knows none would let everybody in.
 pub(crate) const LIMITS: &str = "limits_per_client";
 
-/// Servers that speak TLS: a program that knows none would send clients' data to them in clear text.
+/// Servers that speak TLS: a program that knows none would send clients' data to them in clear
+/// text.
 pub(crate) const SERVER_TLS: &str = "server_tls";
 
 /// The features that this release has.

@@ -213,8 +213,8 @@ impl Worker {
         self.due.connection_log = true;
     }
 
-    /// Queues the files of TLS towards servers for [`Worker::send_due`], which sends them before any
-    /// settings.
+    /// Queues the files of TLS towards servers for [`Worker::send_due`], which sends them before
+    /// any settings.
     pub(crate) fn renew_server_tls(&mut self) {
         self.due.server_tls = true;
     }

@@ -31,8 +31,11 @@ fn offered(line: &str) -> Vec<String> {
 #[test]
 fn completions_know_what_may_stand_behind_a_command() {
     for (line, words) in [
-        ("penctl /run/x serv", &["server", "servers", "servers_only"][..]),
-        ("penctl --json 127.0.0.1:8888 serv", &["server", "servers", "servers_only"]),
+        ("penctl /run/x serv", &["server", "servers", "servers_from", "servers_only"][..]),
+        (
+            "penctl --json 127.0.0.1:8888 serv",
+            &["server", "servers", "servers_from", "servers_only"],
+        ),
         ("penctl ::1:8888 acl 1 ", &["permit", "deny"]),
         ("penctl /run/x acl 1 d", &["deny"]),
         (
@@ -62,7 +65,7 @@ fn completions_know_what_may_stand_behind_a_command() {
         ("penctl /run/x help track", &["tracking"]),
         ("penctl --j", &["--json"]),
         ("penctl --t", &["--timeout"]),
-        ("penctl --timeout 5 /run/x serv", &["server", "servers", "servers_only"]),
+        ("penctl --timeout 5 /run/x servers", &["servers", "servers_from", "servers_only"]),
         ("penctl /run/x /run/y a:1 8888 help track", &["tracking"]),
         ("penctl help track", &["tracking"]),
         ("penctl /run/x to", &["top"]),

@@ -94,10 +94,10 @@ fn what_it_cannot_live_with_it_says_in_one_line() {
 #[test]
 fn a_limit_on_the_size_of_files_is_a_full_disk_to_the_log_and_nothing_else() {
     let server = Backend::named("a");
-    // 4 MiB; the log has 1 KiB less.
-    let builder = under("ulimit -f 4096; exec");
+    // 32 MiB, more than the shared table has; the log has 1 KiB less.
+    let builder = under("ulimit -f 32768; exec");
     let log = builder.directory().join("log");
-    fs::write(&log, vec![b'x'; (4 << 20) - 1024]).unwrap();
+    fs::write(&log, vec![b'x'; (32 << 20) - 1024]).unwrap();
     let pen = builder.options(["-l", log.to_str().unwrap()]).server(&server).start();
     let workers: Vec<i32> = pen.workers().iter().map(crate::harness::Process::pid).collect();
     let talk = || {

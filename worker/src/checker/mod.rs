@@ -134,8 +134,8 @@ fn targets(settings: &Settings) -> Vec<Target> {
     settings.configured().filter_map(target).collect()
 }
 
-/// How a check of a server travels: as the server's connections do, or in TLS of its own if its kind
-/// has that. Another port may be that of another service, so it gets only what the kind says.
+/// How a check of a server travels: as the server's connections do, or in TLS of its own if its
+/// kind has that. Another port may be that of another service, so it gets only what the kind says.
 fn transport(check: &Check, target: ids::Target, settings: &Settings) -> Transport {
     let is_tls = match check.kind {
         CheckKind::Tls | CheckKind::Https(_) => true,

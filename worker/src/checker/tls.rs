@@ -1,5 +1,5 @@
-//! TLS of checks. With servers whose connections use TLS, it is the same as that of the connections.
-//! Otherwise a handshake is finished, and the certificate is not judged.
+//! TLS of checks. With servers whose connections use TLS, it is the same as that of the
+//! connections. Otherwise a handshake is finished, and the certificate is not judged.
 
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;

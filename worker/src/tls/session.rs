@@ -103,7 +103,8 @@ pub struct TlsFacts<'a> {
 }
 
 enum SessionStage {
-    /// The peer is a client whose hello is awaited: the requested name decides which configuration is used.
+    /// The peer is a client whose hello is awaited: the requested name decides which configuration
+    /// is used.
     Choosing(Arc<Keyring>),
     /// The peer is a client.
     Serving(UnbufferedServerConnection, NameShown),

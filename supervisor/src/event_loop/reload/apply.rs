@@ -151,8 +151,8 @@ impl Supervisor {
         self.renew_connection_log();
     }
 
-    /// Moves to new files of TLS towards servers. Workers keep the former ones if no server speaks TLS
-    /// any more: nothing uses them.
+    /// Moves to new files of TLS towards servers. Workers keep the former ones if no server speaks
+    /// TLS any more: nothing uses them.
     fn replace_server_tls(&mut self, change: Change<NewTls>, by_operator: bool, now: Instant) {
         let NewTls { files, certificates, notices: _ } = match change {
             Change::Keep => return,

@@ -1,5 +1,5 @@
-//! The files of TLS towards servers: the authorities of their certificates, and the certificate that
-//! they may ask for.
+//! The files of TLS towards servers: the authorities of their certificates, and the certificate
+//! that they may ask for.
 
 #![forbid(unsafe_code)]
 

@@ -223,8 +223,8 @@ fn receive_records(from: &mut Endpoint, session: &mut Session, buffers: &mut Buf
         put(from, &out, SendFlags::empty());
     }
     if awaited && taken.plain == 0 {
-        // Tickets of a server, ahead of its answer. With Nagle's algorithm, it holds the answer back
-        // until they are acknowledged.
+        // Tickets of a server, ahead of its answer. With Nagle's algorithm, it holds the answer
+        // back until they are acknowledged.
         from.withholds_acks = true;
         acknowledge(from);
     }
