@@ -31,7 +31,7 @@ fn offered(line: &str) -> Vec<String> {
 #[test]
 fn completions_know_what_may_stand_behind_a_command() {
     for (line, words) in [
-        ("penctl /run/x serv", &["server", "servers", "servers_from", "servers_only"][..]),
+        ("penctl /run/x servers", &["servers", "servers_from", "servers_only"][..]),
         (
             "penctl --json 127.0.0.1:8888 serv",
             &["server", "servers", "servers_from", "servers_only"],

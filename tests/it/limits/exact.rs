@@ -1,5 +1,6 @@
 //! The limits are exact over all workers, and the clients of other nets do not notice.
 
+use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread;
 
@@ -50,8 +51,11 @@ fn a_flood_from_one_net_is_held_to_the_limit_while_others_are_served() {
                     for n in 0..2500u32 {
                         // From all addresses of the net.
                         let from = client(number.wrapping_add((n % 250) as u8));
-                        let flooding = Client::connect(from, pen.address()).unwrap();
-                        assert_eq!(flooding.line(), None);
+                        match Client::connect(from, pen.address()) {
+                            Ok(flooding) => assert_eq!(flooding.line(), None),
+                            // The reset was faster than the return of connect(2).
+                            Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
+                        }
                     }
                 })
             })

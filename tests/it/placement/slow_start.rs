@@ -32,7 +32,7 @@ fn a_server_that_comes_back_has_a_tenth_of_its_share_and_then_more() {
         // One in eleven, on average.
         let slow = share(&pen, 100, 60);
         assert!(slow <= 20, "{method}: {slow}");
-        // An explanation draws what the next client will draw, so others have to come between.
+        // It draws by chance, and the turn may be that of the other server.
         let mut number = 1000;
         eventually("an explanation names it", || {
             number += 1;

@@ -152,7 +152,7 @@ fn explanation(
     now: u64,
     blacklist_reason: BlacklistReason<'_>,
 ) -> String {
-    let choices = RefCell::new(farm.choices().borrow().anew(settings));
+    let choices = RefCell::new(farm.choices().borrow().anew(settings, farm.now()));
     let farm = Looked { farm, cursor: Cell::new(farm.cursor()), choices };
     let permitted = client_permitted(settings, client);
     let mut lines = Lines::default();

@@ -12,7 +12,7 @@ mod turns;
 use std::cell::RefCell;
 
 use pen_config::ids::{ClientKey, ServerId};
-use pen_config::maglev;
+use pen_config::maglev::{self, mixed};
 use pen_config::settings::{Method, Settings};
 
 use crate::relay::select::SelectionRefusal;
@@ -87,15 +87,19 @@ impl Choices {
         self.of_method = OfMethod::new(settings, positions);
     }
 
-    /// The same for an explanation, made anew: it knows all servers as they are now.
-    pub fn anew(&self, settings: &Settings) -> Choices {
+    /// The same for an explanation, made anew: it knows all servers as they are now, and draws
+    /// otherwise at another time. `now` is in monotonic milliseconds.
+    pub fn anew(&self, settings: &Settings, now: u64) -> Choices {
         let positions = match &self.of_method {
             OfMethod::Positions(positions) => positions.owners().to_vec(),
             OfMethod::Ranks(_) | OfMethod::Loads(_) | OfMethod::Draw(_) | OfMethod::Nothing => {
                 Vec::new()
             }
         };
-        Choices { of_method: OfMethod::new(settings, positions), random: self.random }
+        Choices {
+            of_method: OfMethod::new(settings, positions),
+            random: mixed(self.random ^ now) | 1,
+        }
     }
 
     /// A random word.
