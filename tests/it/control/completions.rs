@@ -32,10 +32,7 @@ fn offered(line: &str) -> Vec<String> {
 fn completions_know_what_may_stand_behind_a_command() {
     for (line, words) in [
         ("penctl /run/x servers", &["servers", "servers_from", "servers_only"][..]),
-        (
-            "penctl --json 127.0.0.1:8888 serv",
-            &["server", "servers", "servers_from", "servers_only"],
-        ),
+        ("penctl --json 127.0.0.1:8888 servers", &["servers", "servers_from", "servers_only"]),
         ("penctl ::1:8888 acl 1 ", &["permit", "deny"]),
         ("penctl /run/x acl 1 d", &["deny"]),
         (
@@ -50,6 +47,7 @@ fn completions_know_what_may_stand_behind_a_command() {
                 "port",
                 "prio",
                 "state",
+                "tls",
                 "weight",
             ],
         ),
