@@ -613,7 +613,7 @@ impl Settings {
         if let Target::Server(id) = target
             && let Some(from) = self.followed(id)
         {
-            return from.name.parse().ok();
+            return from.domain().parse().ok();
         }
         match (&server.given, &server.address) {
             (Some(Host::Name(name)), _) => name.parse().ok(),

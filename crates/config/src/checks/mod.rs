@@ -258,6 +258,19 @@ pub struct ServersFrom {
 }
 
 impl ServersFrom {
+    /// The domain that the name is of: with SRV records without the labels of service and protocol
+    /// (`_http._tcp`). The certificates of its servers are for this one, and not for the hosts that
+    /// an answer of a name server says (RFC 9525, 6.1).
+    pub fn domain(&self) -> &str {
+        let mut domain = self.name.as_str();
+        while let (Records::Srv, Some((label, rest))) = (self.records, domain.split_once('.'))
+            && label.starts_with('_')
+        {
+            domain = rest;
+        }
+        domain
+    }
+
     /// Whether a slot is one of its own.
     pub fn contains(&self, slot: u16) -> bool {
         (self.first..=self.last).contains(&slot)
@@ -288,5 +301,20 @@ mod tests {
         ] {
             assert_eq!(without_port(host), name);
         }
+    }
+
+    #[test]
+    fn the_domain_of_srv_records_is_without_service_and_protocol() {
+        let domain = |name: &str, records| {
+            let port = Service::Port(80);
+            ServersFrom { name: name.into(), port, first: 0, last: 3, records }.domain().to_owned()
+        };
+        assert_eq!(domain("_http._tcp.web.internal", Records::Srv), "web.internal");
+        assert_eq!(domain("web.service.consul", Records::Srv), "web.service.consul");
+        assert_eq!(
+            domain("_http._tcp.web.internal", Records::Addresses),
+            "_http._tcp.web.internal"
+        );
+        assert_eq!(domain("_http", Records::Srv), "_http");
     }
 }
