@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use pen_ipc::start::TlsStart;
-use pen_ipc::tls_files::{Index, NamedRole, Part, Role, TICKET_SECRET};
+use pen_ipc::tls_files::{FileIndex, Index, NamedRole, Part, Role, TICKET_SECRET};
 use pen_worker::parts::{Cipher, PLAIN, TlsContext};
 
 /// A test key and its certificate. They are fixed, so that a failing input fails again.
