@@ -15,7 +15,7 @@ use pen_ipc::message::{
     FromChecker, FromControl, FromOldWorker, FromPage, FromStartingWorker, FromWorker, ToChecker,
     ToControl, ToOldWorker, ToPage, ToWorker,
 };
-use pen_ipc::tls_files::Index;
+use pen_ipc::tls_files::{FileIndex, Index, ServerIndex};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -72,6 +72,10 @@ fuzz_target!(|bytes: &[u8]| {
     if let Ok(index) = Index::decode(bytes) {
         let encoded = index.encode().unwrap();
         assert_eq!(Index::decode(&encoded[..encoded.len() - 8]).unwrap(), index);
+    }
+    if let Ok(index) = ServerIndex::decode(bytes) {
+        let encoded = index.encode().unwrap();
+        assert_eq!(ServerIndex::decode(&encoded[..encoded.len() - 8]).unwrap(), index);
     }
     if let Ok(FromControl::Command { command, .. }) = codec::decode(bytes) {
         carry_out(&command);
