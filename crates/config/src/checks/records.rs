@@ -53,23 +53,23 @@ pub type Answers = BTreeMap<(String, Records), Result<Vec<NameRecord>, String>>;
 /// What an operator sets of a slot that follows a name, whatever its address is.
 #[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub struct SlotKeys {
-    /// See [`Server::soft`].
+    /// See [`crate::settings::Server::soft`].
     pub soft: u32,
-    /// See [`Server::hard`].
+    /// See [`crate::settings::Server::hard`].
     pub hard: u32,
-    /// See [`Server::weight`]. An SRV record says it itself.
+    /// See [`crate::settings::Server::weight`]. An SRV record says it itself.
     pub weight: u32,
-    /// See [`Server::prio`]. An SRV record says it itself.
+    /// See [`crate::settings::Server::prio`]. An SRV record says it itself.
     pub prio: u32,
-    /// See [`Server::acl`].
+    /// See [`crate::settings::Server::acl`].
     pub acl: u8,
-    /// See [`Server::check`].
+    /// See [`crate::settings::Server::check`].
     #[serde(default)]
     pub check: ServerCheck,
-    /// See [`Server::mode`].
+    /// See [`crate::settings::Server::mode`].
     #[serde(default)]
     pub mode: ServerMode,
-    /// See [`Server::transport`].
+    /// See [`crate::settings::Server::transport`].
     #[serde(default)]
     pub transport: ServerTransport,
 }
