@@ -492,6 +492,6 @@ fn no_client_fails_while_servers_come_and_go() {
     });
     servers.kill().unwrap();
     servers.wait().unwrap();
-    assert_eq!(errors, 0, "of {units} clients");
+    assert_eq!(errors, 0, "of {units} clients; {}", pen.said());
     assert!(units > 500, "{units}");
 }
