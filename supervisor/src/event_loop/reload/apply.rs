@@ -263,11 +263,12 @@ impl Supervisor {
             let backlog = i32::try_from(settings.backlog).unwrap_or(i32::MAX);
             let _ = rustix::net::listen(&self.context.listener, backlog);
         }
-        (self.context.settings, self.context.encoded) = (settings, encoded);
+        let before = std::mem::replace(&mut self.context.settings, settings);
+        self.context.encoded = encoded;
         self.renew_checks();
         self.follow_names();
         // Before the workers know of a new server: nobody may go there who should not.
-        self.restate();
+        self.restate_new(&before);
         self.pool.workers_mut().for_each(|worker| worker.renew_settings());
         self.control.iter_mut().for_each(|control| control.renew_settings());
         self.page.iter_mut().for_each(|page| page.renew_settings());
@@ -338,6 +339,7 @@ impl Supervisor {
         for (server, seconds) in blacklist {
             leave_out(table, Target::Server(server).row(servers), seconds);
         }
+        self.restate();
         self.tell_success(success, by, now);
         Progress::Done(reply)
     }

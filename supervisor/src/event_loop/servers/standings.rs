@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 use pen_config::checks::ServerMode;
+use pen_config::followed::Record;
 use pen_config::ids::{ServerId, Target};
 use pen_config::settings::{Server, Settings};
 use pen_ipc::start::Begins;
@@ -25,6 +26,20 @@ impl Supervisor {
             Begins::AtOnce => {
                 let (settings, table) = (&self.context.settings, &self.context.table);
                 restate(settings, &self.checking.known, table);
+            }
+            Begins::OnOrder => {}
+        }
+    }
+
+    /// The same before the workers have the settings in force; `before` is what they have. Servers
+    /// that leave, or whose records are gone, keep their standing until the workers know what comes
+    /// instead: otherwise a worker could have no server for a client in between, or send one to a
+    /// server that has left. [`Supervisor::restate`] follows when all have the settings.
+    pub(in crate::event_loop) fn restate_new(&self, before: &Settings) {
+        match self.begins {
+            Begins::AtOnce => {
+                let (settings, table) = (&self.context.settings, &self.context.table);
+                restate_new(before, settings, &self.checking.known, table);
             }
             Begins::OnOrder => {}
         }
@@ -56,6 +71,21 @@ fn restate(settings: &Settings, known: &Checks, table: &Table) {
     }
 }
 
+fn restate_new(before: &Settings, settings: &Settings, known: &Checks, table: &Table) {
+    // Below MAX_SERVERS.
+    for number in 0..settings.servers.len() as u16 {
+        let target = Target::Server(ServerId(number));
+        let leaves = match (before.target(target), settings.target(target)) {
+            (Some(_), None) => true,
+            (Some(old), Some(new)) => old.record != Record::Gone && new.record == Record::Gone,
+            (None, Some(_) | None) => false,
+        };
+        if !leaves {
+            state(table, number.into(), standing(ServerId(number), settings, known));
+        }
+    }
+}
+
 /// Writes a standing. A server that comes back by it begins slowly, if servers do (`slow_start`).
 fn state(table: &Table, row: u32, standing: Standing) {
     if table.set_standing(row, standing) {
@@ -80,7 +110,6 @@ fn table_mode(mode: ServerMode) -> TableMode {
 #[cfg(test)]
 mod tests {
     use pen_config::address::Address;
-    use pen_config::followed::Record;
     use pen_table::{DownCode, Shape};
 
     use super::*;
@@ -117,5 +146,41 @@ mod tests {
         // One whose record is gone drains, unless an operator says more.
         (expected[4], expected[5]) = (TableMode::Drain, TableMode::Maint);
         assert_eq!(standings, expected.map(|mode| Standing { mode, down: None }));
+    }
+
+    #[test]
+    fn servers_that_leave_keep_their_standing_until_the_workers_know() {
+        let shape = Shape { clients: 1, servers: 6, rows: 1, connections: 8 };
+        let table = Table::create(shape).unwrap();
+        let server = |mode, record| {
+            let address = Address::Inet(([10, 0, 0, 1], 80).into());
+            Some(Server { mode, record, ..Server::at(address) })
+        };
+        use Record::{Gone, Own, Present};
+        use ServerMode::{Drain, Maint, Ready};
+        let settings = |servers| Settings { servers, ..Settings::default() };
+        let before = settings(vec![
+            server(Ready, Present),
+            server(Drain, Own),
+            server(Ready, Own),
+            None,
+            server(Ready, Gone),
+        ]);
+        let after = settings(vec![
+            server(Ready, Gone),
+            None,
+            server(Maint, Own),
+            server(Drain, Own),
+            server(Ready, Present),
+        ]);
+        let modes = || (0..5).map(|row| table.server_totals(row).standing.mode).collect::<Vec<_>>();
+        let known = Checks::default();
+        restate(&before, &known, &table);
+        use TableMode as M;
+        assert_eq!(modes(), [M::Ready, M::Drain, M::Ready, M::Ready, M::Drain]);
+        restate_new(&before, &after, &known, &table);
+        assert_eq!(modes(), [M::Ready, M::Drain, M::Maint, M::Drain, M::Ready]);
+        restate(&after, &known, &table);
+        assert_eq!(modes(), [M::Drain, M::Ready, M::Maint, M::Drain, M::Ready]);
     }
 }
