@@ -20,10 +20,11 @@ use crate::settings::{Method, Server, Settings};
 /// How many positions there are. A prime, so that every step visits all positions.
 pub const POSITIONS: u32 = 65537;
 
-/// What stands at a position if no server has a weight.
-pub const NOBODY: u16 = u16::MAX;
+/// What stands at a position that no server has named yet.
+const NOBODY: u16 = u16::MAX;
 
-/// The server of each position, as a number, for the method maglev; empty with other methods.
+/// The server of each position, as a number, for the method maglev; empty with other methods, and
+/// if no server has a weight.
 pub fn positions(settings: &Settings) -> Vec<u16> {
     match settings.selection.method() {
         Method::Maglev => table(named(settings)),
@@ -131,12 +132,15 @@ fn times() -> Vec<u64> {
 }
 
 fn table(servers: Vec<Named>) -> Vec<u16> {
+    if servers.is_empty() {
+        return Vec::new();
+    }
     let weights: u128 = servers.iter().map(|server| u128::from(server.weight)).sum();
     let mut owners = vec![(u64::MAX, 0u64, NOBODY); POSITIONS as usize];
     let mut namings: Vec<Naming> = servers.into_iter().map(Naming::new).collect();
     let times = times();
     // By then a position is free with a probability of e^-15.
-    let round = 15 * u128::from(SECOND) / weights.max(1);
+    let round = 15 * u128::from(SECOND) / weights;
     let round = u64::try_from(round).unwrap_or(u64::MAX);
     let mut end = round;
     loop {
@@ -216,7 +220,7 @@ mod tests {
             assert!(has.abs_diff(share) <= 200 + share / 50, "{id}: {has}, not {share}");
         }
         let none = positions(&settings(vec![server(1, 0)]));
-        assert!(none.len() == 65537 && none.iter().all(|id| *id == NOBODY));
+        assert!(none.is_empty());
         let one = positions(&settings(vec![None, server(1, u32::MAX >> 1)]));
         assert!(one.iter().all(|id| *id == 1));
     }

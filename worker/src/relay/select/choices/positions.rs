@@ -89,7 +89,7 @@ impl Positions {
         let most = (ROUNDS * settings.server_count()).clamp(FEWEST, POSITIONS);
         let places = (0..u64::from(most))
             .map(move |n| ((u64::from(position) + n * step) % u64::from(POSITIONS)) as usize);
-        // Only a table without weights names nobody.
+        // The table is empty if no server has a weight.
         places.filter_map(|place| self.owners.get(place)).copied().map(ServerId)
     }
 

@@ -270,6 +270,17 @@ fn renewed(settings: &Settings, farm: &Model) {
 }
 
 #[test]
+fn without_weights_maglev_tries_the_servers_that_there_are_and_no_other() {
+    let emergency = Some(server());
+    let none = Settings { emergency, ..settings(vec![None, None], MAGLEV) };
+    assert_eq!(order(&none, &Model::default(), None), [-1]);
+    let weightless = weighted(&[0, 0, 0], MAGLEV);
+    let mut tried = order(&weightless, &Model::default(), None);
+    tried.sort_unstable();
+    assert_eq!(tried, [0, 1, 2]);
+}
+
+#[test]
 fn maglev_gives_a_client_the_same_server_whatever_happened_before() {
     let settings = farm_at(&[1, 2, 3, 0], MAGLEV);
     let (one, other) = (Model::default(), Model::default());
