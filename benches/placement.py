@@ -5,7 +5,8 @@ from its ideal share, in connections and in percent.
 
     benches/placement.py target/release/pen [/path/to/haproxy]
 
-The clients come one after the other, or 50 at a time. Run it as root. Nothing leaves the loopback interface.
+The clients come one after the other, or 50 at a time. Run it as root. Nothing leaves the loopback
+interface.
 """
 
 import multiprocessing
@@ -91,7 +92,7 @@ def place(farm, port, at_once):
         kept.append(client(number, port))
         wanted = number + 1 - (at_once - 1 if number + 1 < CLIENTS else 0)
         while sum(farm.counts) < wanted:
-            time.sleep(0)
+            time.sleep(0.0005)
             if time.monotonic() - begun > 300:
                 sys.exit(f"only {sum(farm.counts)} clients have a server")
     counts = list(farm.counts)
@@ -157,7 +158,8 @@ def main():
         for method, (command, balance) in METHODS.items():
             for at_once in [1, 50]:
                 results = []
-                for binary, start, words in [(pen, run_pen, command), (haproxy, run_haproxy, balance)]:
+                balancers = [(pen, run_pen, command), (haproxy, run_haproxy, balance)]
+                for binary, start, words in balancers:
                     if binary is None or words is None:
                         results.append("-")
                         continue
