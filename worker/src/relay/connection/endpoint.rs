@@ -22,6 +22,8 @@ pub struct Endpoint {
     pub recv: RecvState,
     /// Whether data can be sent to the peer; changed by [`Endpoint::sending_is`] alone.
     send: SendState,
+    /// How data travels to and from a server; a client's end has the default.
+    pub transport: Transport,
     /// Nagle's algorithm on the socket.
     pub nagle: Nagle,
     /// The peer's end of file is in the receive queue, after the unread data.
@@ -102,6 +104,17 @@ pub enum SendState {
     /// Sending failed because the peer reset the connection. The kernel reports that only once, so
     /// the next read looks like an end of file.
     Reset,
+}
+
+/// How data travels to and from a server, as it was when the connect began. The settings may have
+/// changed, or lost the server, when the connect is over.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Transport {
+    /// In clear text.
+    #[default]
+    Plain,
+    /// In TLS, and never otherwise.
+    Tls,
 }
 
 /// Nagle's algorithm on a TCP socket. With it, a second small write would wait for the

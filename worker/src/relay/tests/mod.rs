@@ -8,6 +8,7 @@ mod limits;
 mod lives;
 mod rebalance;
 mod statistics;
+mod transport;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -283,7 +284,9 @@ impl Backend {
 /// A server that neither accepts nor refuses: its backlog is full.
 struct Deaf {
     address: SocketAddr,
-    _sockets: Vec<OwnedFd>,
+    listener: OwnedFd,
+    /// The clients in its backlog, and those that wait for a place there.
+    clients: Vec<OwnedFd>,
 }
 
 impl Deaf {
@@ -297,18 +300,38 @@ impl Deaf {
         bind(&listener, &"127.0.0.1:0".parse::<SocketAddr>().unwrap()).unwrap();
         listen(&listener, 0).unwrap();
         let address = SocketAddr::try_from(getsockname(&listener).unwrap()).unwrap();
-        let mut sockets = vec![listener];
+        let mut clients = Vec::new();
         for _ in 0..4 {
             let client = socket();
             let _ = connect(&client, &address);
-            sockets.push(client);
+            clients.push(client);
         }
-        Deaf { address, _sockets: sockets }
+        Deaf { address, listener, clients }
     }
 
     fn definition(&self) -> Option<Server> {
         Some(at(self.address))
     }
+
+    /// Sends its clients away, and accepts the next one.
+    fn hear(self) -> TcpStream {
+        let own: Vec<Option<SocketAddr>> = self.clients.iter().map(name_of).collect();
+        drop(self.clients);
+        let listener = TcpListener::from(self.listener);
+        loop {
+            wait_readable(&listener);
+            let (stream, from) = listener.accept().unwrap();
+            if !own.contains(&Some(from)) {
+                stream.set_nonblocking(false).unwrap();
+                return patient(stream);
+            }
+        }
+    }
+}
+
+/// The local address of a socket.
+fn name_of(socket: &OwnedFd) -> Option<SocketAddr> {
+    SocketAddr::try_from(rustix::net::getsockname(socket).ok()?).ok()
 }
 
 fn at(address: SocketAddr) -> Server {

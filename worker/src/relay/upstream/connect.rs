@@ -19,7 +19,7 @@ use crate::clock;
 use crate::relay::Relay;
 use crate::relay::connection::FirstStep;
 use crate::relay::connection::end::ConnectionEnd;
-use crate::relay::connection::endpoint::{Endpoint, Nagle, send_waiting};
+use crate::relay::connection::endpoint::{Endpoint, Nagle, Transport, send_waiting};
 use crate::relay::connection::{
     ConnectionId, ConnectionState, HoldReason, Judged, ServerSince, Side, Timer,
 };
@@ -284,9 +284,12 @@ impl Relay<'_> {
             .settings
             .target(target)
             .is_some_and(|server| matches!(server.address, Address::Unix(_)));
+        let transport =
+            if self.settings.speaks_tls(target) { Transport::Tls } else { Transport::Plain };
         let connection = &mut self.connections[slot];
         let nagle = if unix || self.settings.tcp_nodelay { Nagle::Off } else { Nagle::Unsent };
         connection.up = Endpoint::new(socket, unix);
+        connection.up.transport = transport;
         connection.up.nagle = nagle;
         connection.up.withholds_acks = withholds_acks && !unix;
         connection.since_then = ServerSince::Same;
@@ -327,8 +330,17 @@ impl Relay<'_> {
             return;
         }
         match self.connections[slot].target {
-            Some(target) if self.settings.speaks_tls(target) => self.begin_securing(slot, target),
+            Some(target) if self.is_for_tls(slot, target) => self.begin_securing(slot, target),
             Some(_) | None => self.connected(slot),
+        }
+    }
+
+    /// Whether TLS follows a connect. The settings may only add it: a server that was dialled for
+    /// TLS never gets clear text, whatever they say meanwhile.
+    fn is_for_tls(&self, slot: u32, target: Target) -> bool {
+        match self.connections[slot].up.transport {
+            Transport::Tls => true,
+            Transport::Plain => self.settings.speaks_tls(target),
         }
     }
 

@@ -10,7 +10,7 @@ use pen_ipc::server_tls::TlsFault;
 
 use crate::relay::Relay;
 use crate::relay::connection::endpoint::{RecvState, receive, send_waiting};
-use crate::relay::connection::{ConnectionState, Side};
+use crate::relay::connection::{ConnectionState, ServerSince, Side};
 use crate::relay::transfer::pump;
 use crate::tls::servers::fault;
 
@@ -32,6 +32,10 @@ enum Handshake {
 impl Relay<'_> {
     /// Begins the handshake with a server that is connected.
     pub(in crate::relay) fn begin_securing(&mut self, slot: u32, target: Target) {
+        if self.connections[slot].since_then == ServerSince::Replaced {
+            // The name by which it was to be verified is gone. This is no fault of any server.
+            return self.connect_failed(slot, ConnectFailure::Tls(TlsFault::NoName));
+        }
         let (row, name) = (self.row(target), self.settings.tls_name(target));
         let session = match &mut self.server_tls {
             Some(tls) => tls.session(row, name.as_ref()),
