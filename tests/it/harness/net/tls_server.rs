@@ -42,6 +42,8 @@ pub enum Manner {
     Greets(String),
     /// Waits for this text, and answers with the other one; again and again.
     Answers(&'static str, &'static str),
+    /// Ends its direction together with its last message of the handshake, and reads until the end.
+    EndsAtOnce,
 }
 
 /// A server to be made.
@@ -69,6 +71,12 @@ impl TlsServer {
     /// Waits for `request` and answers with `answer` instead.
     pub fn answers(mut self, request: &'static str, answer: &'static str) -> TlsServer {
         self.manner = Manner::Answers(request, answer);
+        self
+    }
+
+    /// Sends no data, and ends its direction as soon as it can.
+    pub fn ends_at_once(mut self) -> TlsServer {
+        self.manner = Manner::EndsAtOnce;
         self
     }
 
@@ -137,8 +145,13 @@ fn serve(
     seen: &Mutex<Vec<Seen>>,
 ) -> io::Result<()> {
     let mut tls = ServerConnection::new(config.clone()).unwrap();
-    while tls.is_handshaking() {
-        tls.complete_io(&mut socket)?;
+    match manner {
+        Manner::EndsAtOnce => end_with_handshake(&mut tls, socket)?,
+        Manner::Greets(_) | Manner::Answers(..) => {
+            while tls.is_handshaking() {
+                tls.complete_io(&mut socket)?;
+            }
+        }
     }
     let place = {
         let mut seen = seen.lock().unwrap();
@@ -169,6 +182,7 @@ fn serve(
             bytes.extend_from_slice(&buffer[..length]);
             match manner {
                 Manner::Greets(_) => buffer[..length].to_vec(),
+                Manner::EndsAtOnce => Vec::new(),
                 Manner::Answers(request, answer) => {
                     let new = String::from_utf8_lossy(&bytes[answered..]).into_owned();
                     let count = new.matches(request).count();
@@ -184,4 +198,26 @@ fn serve(
     seen.lock().unwrap()[place].ended = true;
     tls.send_close_notify();
     tls.complete_io(&mut socket).map(drop)
+}
+
+/// Ends the own direction with the last message of the handshake: both are in one write(2).
+fn end_with_handshake(tls: &mut ServerConnection, mut socket: &Socket) -> io::Result<()> {
+    loop {
+        if tls.read_tls(&mut socket)? == 0 {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        tls.process_new_packets().map_err(io::Error::other)?;
+        let is_over = !tls.is_handshaking();
+        if is_over {
+            tls.send_close_notify();
+        }
+        let mut records = Vec::new();
+        while tls.wants_write() {
+            tls.write_tls(&mut records)?;
+        }
+        socket.write_all(&records)?;
+        if is_over {
+            return Ok(());
+        }
+    }
 }

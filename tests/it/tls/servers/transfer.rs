@@ -5,7 +5,7 @@ use std::thread;
 
 use super::pen;
 use crate::harness::numbers::Bytes;
-use crate::harness::tls::{Authority, write};
+use crate::harness::tls::{Authority, ONLY_12, ONLY_13, write};
 use crate::harness::tls_server::TlsServer;
 use crate::harness::{Builder, eventually};
 
@@ -87,6 +87,38 @@ fn proxy_headers_and_the_lines_of_forwarding_are_within_tls() {
     sent(builder().options(proxy), header, request, request);
     sent(builder().options(["-H"]), "", request, forwarded);
     sent(builder().options(["-H"]).options(proxy), header, request, forwarded);
+}
+
+#[test]
+fn an_end_that_comes_with_the_handshake_is_passed_on() {
+    let root = Authority::root("root");
+    for versions in [ONLY_12, ONLY_13] {
+        let server = TlsServer::named("", root.issue(&["127.0.0.1"]));
+        let server = server.speaks(versions).ends_at_once().start();
+        let pen = pen(&root).server(&server.backend).start();
+        let client = pen.connect(LOCALHOST);
+        assert_eq!(client.read_to_end().expect("an orderly end"), b"");
+        client.send("still");
+        client.finish();
+        eventually("the other direction goes on to its end", || {
+            server.seen().first().is_some_and(|seen| seen.ended && seen.bytes == b"still")
+        });
+        eventually("nothing is left", || pen.report().in_use() == 0);
+    }
+}
+
+#[test]
+fn a_client_that_ends_before_the_handshake_is_over_gets_its_answer() {
+    let root = Authority::root("root");
+    let server = TlsServer::named("", root.issue(&["127.0.0.1"])).answers("request", "answer");
+    let server = server.start();
+    let pen = pen(&root).server(&server.backend).start();
+    let client = pen.connect(LOCALHOST);
+    client.send("request");
+    client.finish();
+    assert_eq!(client.read_to_end().expect("an orderly end"), b"answer");
+    let seen = &server.seen()[0];
+    assert!(seen.ended && seen.bytes == b"request", "{seen:?}");
 }
 
 #[test]

@@ -19,7 +19,7 @@ use crate::clock;
 use crate::relay::Relay;
 use crate::relay::connection::FirstStep;
 use crate::relay::connection::end::ConnectionEnd;
-use crate::relay::connection::endpoint::{Endpoint, Nagle, Transport, send_waiting};
+use crate::relay::connection::endpoint::{Endpoint, Nagle, RecvState, Transport, send_waiting};
 use crate::relay::connection::{
     ConnectionId, ConnectionState, HoldReason, Judged, ServerSince, Side, Timer,
 };
@@ -376,7 +376,9 @@ impl Relay<'_> {
         }
         // Unless the client's first bytes have taken them along.
         send_waiting(&mut self.connections[slot].up);
-        if self.connections[slot].up.recv.is_readable() {
+        // The server's end may have come with its last message of the handshake.
+        let recv = self.connections[slot].up.recv;
+        if recv.is_readable() || recv == RecvState::Ended {
             self.relay(slot, Side::Up);
         }
     }
