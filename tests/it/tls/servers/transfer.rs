@@ -121,6 +121,32 @@ fn a_client_that_ends_before_the_handshake_is_over_gets_its_answer() {
     assert!(seen.ended && seen.bytes == b"request", "{seen:?}");
 }
 
+/// So many requests that the lines of `-H` make one read of them longer than what a session takes
+/// at once.
+const REQUESTS: usize = 20_000;
+
+#[test]
+fn a_flood_of_requests_arrives_whole_with_the_lines_of_forwarding() {
+    let root = Authority::root("root");
+    let answer = "HTTP/1.1 204 No Content\r\n\r\n";
+    let server = TlsServer::named("", root.issue(&["127.0.0.1"])).answers("\r\n\r\n", answer);
+    let server = server.start();
+    let pen = pen(&root).options(["-H"]).server(&server.backend).start();
+    let client = pen.connect(LOCALHOST);
+    let writer = client.twin();
+    let sending = thread::spawn(move || {
+        writer.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n".repeat(REQUESTS));
+        writer.finish();
+    });
+    let back = client.read_to_end().expect("an orderly end");
+    sending.join().unwrap();
+    assert_eq!(back.len(), REQUESTS * answer.len());
+    let seen = &server.seen()[0];
+    let forwarded = "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-Proto: http\r\n\
+                     X-Forwarded-For: 127.0.0.1\r\n\r\n";
+    assert!(seen.bytes == forwarded.repeat(REQUESTS).into_bytes(), "{}", seen.bytes.len());
+}
+
 #[test]
 fn a_server_that_ends_without_close_notify_has_ended() {
     let root = Authority::root("root");

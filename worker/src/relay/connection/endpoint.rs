@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
 
 use crate::relay::connection::pipes::Pipe;
-use crate::tls::{Cipher, Session};
+use crate::tls::{Cipher, PLAIN, Session};
 
 /// One socket of a connection, and what waits to be sent to it.
 #[derive(Debug, Default)]
@@ -327,10 +327,15 @@ pub fn send_waiting(to: &mut Endpoint) {
 /// there is a session. With the flag MORE the kernel may wait for further data (send(2)), so more
 /// data must follow at once.
 pub fn deliver(to: &mut Endpoint, bytes: &[u8], flags: SendFlags, cipher: &mut Cipher) {
-    match to.session.as_mut().map(|session| session.encrypt(bytes, cipher)) {
-        None => put(to, bytes, flags),
-        Some(Some(length)) => put(to, cipher.first(length), flags),
-        Some(None) => to.sending_is(SendState::Broken),
+    if to.session.is_none() {
+        return put(to, bytes, flags);
+    }
+    // `-H` makes requests longer than what was read, and so than a session takes at once.
+    for piece in bytes.chunks(PLAIN) {
+        match to.session.as_mut().and_then(|session| session.encrypt(piece, cipher)) {
+            Some(length) => put(to, cipher.first(length), flags),
+            None => return to.sending_is(SendState::Broken),
+        }
     }
 }
 
