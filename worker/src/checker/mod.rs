@@ -136,6 +136,8 @@ fn targets(settings: &Settings) -> Vec<Target> {
 
 /// How a check of a server travels: as the server's connections do, or in TLS of its own if its
 /// kind has that. Another port may be that of another service, so it gets only what the kind says.
+/// The host of a kind with TLS of its own is a name for TLS too. That of any other kind only stands
+/// in its question, so the name is that of the server's connections.
 fn transport(check: &Check, target: ids::Target, settings: &Settings) -> Transport {
     let is_tls = match check.kind {
         CheckKind::Tls | CheckKind::Https(_) => true,
@@ -150,10 +152,11 @@ fn transport(check: &Check, target: ids::Target, settings: &Settings) -> Transpo
         | CheckKind::Exchange { .. } => false,
     };
     match (settings.speaks_tls(target), is_tls, check.port) {
-        (true, true, _) | (true, false, None) => {
+        (true, true, _) => {
             let host = check.host.as_deref().and_then(|host| without_port(host).parse().ok());
             Transport::ServerTls(host.or_else(|| settings.tls_name(target)))
         }
+        (true, false, None) => Transport::ServerTls(settings.tls_name(target)),
         (false, true, _) => Transport::AnyTls,
         (true, false, Some(_)) | (false, false, _) => Transport::Plain,
     }

@@ -24,6 +24,34 @@ fn checked(builder: Builder, check: &str) -> Builder {
 }
 
 #[test]
+fn the_host_of_a_check_is_a_name_for_tls_only_if_its_kind_has_tls_of_its_own() {
+    let root = Authority::root("root");
+    let server = TlsServer::named("", root.issue(&["127.0.0.1", "www.example"]));
+    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+    let server = server.answers("\r\n\r\n", answer).start();
+    let pen = checked(pen(&root), "check off").server(&server.backend).start();
+    for (check, words, name) in [
+        ("http / host www.example", "up", None),
+        ("https / host www.example", "up", Some("www.example")),
+        // The certificate is for the server, and not for this name.
+        ("http / host other.example", "up", None),
+        ("https / host other.example:443", "down its certificate is not for its name", None),
+        ("tls host other.example", "down its certificate is not for its name", None),
+        ("tls host www.example", "up", Some("www.example")),
+    ] {
+        pen.tell(&format!("check {check}"));
+        says(&pen, 0, words);
+        if words == "up" {
+            eventually(&format!("{check} has come with {name:?}"), || {
+                server.seen().last().is_some_and(|seen| seen.name.as_deref() == name)
+            });
+        }
+        pen.tell("check off");
+        eventually("there is no verdict", || !pen.tell("servers").contains(" check "));
+    }
+}
+
+#[test]
 fn checks_go_the_way_of_the_connections_and_judge_the_certificate() {
     let (root, stranger) = (Authority::root("root"), Authority::root("stranger"));
     let answer = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
