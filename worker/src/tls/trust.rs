@@ -5,12 +5,16 @@
 //! chain, the times, the purpose of the key, the name constraints.
 
 use pen_ipc::message::{CertificateFault, HandshakeFailure};
-use rustls::crypto::WebPkiSupportedAlgorithms;
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{
     AlgorithmIdentifier, CertificateDer, InvalidSignature, SignatureVerificationAlgorithm,
     TrustAnchor, UnixTime,
 };
-use rustls::{CertificateError, DistinguishedName, Error, RootCertStore};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore,
+    SignatureScheme,
+};
 // From the crate rustls-webpki.
 use webpki::{EndEntityCert, KeyUsage};
 
@@ -25,7 +29,7 @@ pub struct Trust {
     /// The authorities' names.
     pub subjects: Vec<DistinguishedName>,
     /// The algorithms of signatures.
-    pub algorithms: WebPkiSupportedAlgorithms,
+    algorithms: WebPkiSupportedAlgorithms,
 }
 
 /// What a certificate of an operator's authorities can be used for.
@@ -127,6 +131,39 @@ impl Trust {
             (HandshakeFailure::UnknownAuthority, Some(wrong)) => fault(wrong),
             (failure, _) => failure,
         })
+    }
+
+    /// Verifies the signature of a handshake of TLS 1.2 by the key of a peer's certificate.
+    ///
+    /// # Errors
+    /// It is not good, or the certificate cannot be read.
+    pub fn signature12(
+        &self,
+        owner: Owner,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, &plain(owner, certificate)?, signed, &self.algorithms)
+    }
+
+    /// The same of TLS 1.3.
+    ///
+    /// # Errors
+    /// It is not good, or the certificate cannot be read.
+    pub fn signature13(
+        &self,
+        owner: Owner,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, &plain(owner, certificate)?, signed, &self.algorithms)
+    }
+
+    /// The schemes of signatures that are understood.
+    pub fn schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
     }
 }
 

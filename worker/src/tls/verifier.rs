@@ -4,13 +4,13 @@ use std::cell::RefCell;
 
 use pen_ipc::message::{CertificateFault, HandshakeFailure, PeerCertificate};
 use rustls::client::danger::HandshakeSignatureValid;
-use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, SignatureScheme};
 
 use crate::tls::transcript;
-use crate::tls::trust::{Trust, plain};
+use crate::tls::trust::Trust;
 use crate::tls::x509::certificate::{Certificate, Owner};
 use crate::tls::x509::name::name;
 
@@ -75,12 +75,7 @@ impl ClientCertVerifier for ClientVerifier {
     ) -> Result<HandshakeSignatureValid, Error> {
         // All messages from the first one on.
         let message = if self.hidden { transcript::as_it_came(message) } else { message.into() };
-        verify_tls12_signature(
-            &message,
-            &plain(Owner::Client, certificate)?,
-            signed,
-            &self.trust.algorithms,
-        )
+        self.trust.signature12(Owner::Client, &message, certificate, signed)
     }
 
     fn verify_tls13_signature(
@@ -89,16 +84,11 @@ impl ClientCertVerifier for ClientVerifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(
-            message,
-            &plain(Owner::Client, certificate)?,
-            signed,
-            &self.trust.algorithms,
-        )
+        self.trust.signature13(Owner::Client, message, certificate, signed)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.trust.algorithms.supported_schemes()
+        self.trust.schemes()
     }
 }
 

@@ -3,7 +3,7 @@
 use pen_ipc::message::{CertificateFault, HandshakeFailure};
 use pen_ipc::server_tls::TlsFault;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, Error, SignatureScheme};
 // From the crate rustls-webpki.
@@ -91,8 +91,7 @@ impl ServerCertVerifier for ServerVerifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let certificate = plain(Owner::Server, certificate)?;
-        verify_tls12_signature(message, &certificate, signed, &self.0.algorithms)
+        self.0.signature12(Owner::Server, message, certificate, signed)
     }
 
     fn verify_tls13_signature(
@@ -101,12 +100,11 @@ impl ServerCertVerifier for ServerVerifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let certificate = plain(Owner::Server, certificate)?;
-        verify_tls13_signature(message, &certificate, signed, &self.0.algorithms)
+        self.0.signature13(Owner::Server, message, certificate, signed)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.algorithms.supported_schemes()
+        self.0.schemes()
     }
 }
 
