@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """How evenly pen and haproxy place clients: 9800 clients that stay, each from an address of its
 own, on 3, 16 and 200 servers of mixed weights. For each method, the largest deviation of a server
-from its ideal share, in connections and in percent.
+from its ideal share, in connections and in percent: the median of the rounds, the least and the
+most. Each round has other client addresses and other ports of servers.
 
-    benches/placement.py target/release/pen [/path/to/haproxy]
+    benches/placement.py target/release/pen [/path/to/haproxy [ROUNDS]]
 
 The clients come one after the other, or 50 at a time. Run it as root. Nothing leaves the loopback
 interface.
@@ -14,6 +15,7 @@ import os
 import resource
 import selectors
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -75,21 +77,21 @@ class Farm:
         self.process.join()
 
 
-def client(number, port):
-    """A client from an address of its own."""
+def client(lap, number, port):
+    """A client from an address of its own, another one in each round."""
     made = socket.socket()
     made.setsockopt(socket.IPPROTO_IP, 24, 1)  # IP_BIND_ADDRESS_NO_PORT
-    made.bind((f"127.{100 + number // 60000}.{number // 250 % 240}.{number % 250 + 1}", 0))
+    made.bind((f"127.{100 + lap}.{number // 250 % 240}.{number % 250 + 1}", 0))
     made.setblocking(False)
     made.connect_ex(("127.0.0.1", port))
     return made
 
 
-def place(farm, port, at_once):
+def place(farm, port, at_once, lap):
     """Lets the clients come, and waits until each has a server."""
     kept, begun = [], time.monotonic()
     for number in range(CLIENTS):
-        kept.append(client(number, port))
+        kept.append(client(lap, number, port))
         wanted = number + 1 - (at_once - 1 if number + 1 < CLIENTS else 0)
         while sum(farm.counts) < wanted:
             time.sleep(0.0005)
@@ -148,33 +150,50 @@ def run_haproxy(binary, farm, weights, balance, directory):
     return port, subprocess.Popen([binary, "-f", path], stderr=subprocess.DEVNULL)
 
 
+def one_round(start, binary, words, count, at_once, lap):
+    """The largest deviations of one balancer with servers and clients of its own."""
+    weights = [WEIGHTS[number % len(WEIGHTS)] for number in range(count)]
+    farm = Farm(count)
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o755)
+        port, process = start(binary, farm, weights, words, directory)
+        try:
+            reachable(port, process)
+            counts = place(farm, port, at_once, lap)
+        finally:
+            process.terminate()
+            process.wait()
+            farm.end()
+    return deviation(counts, weights)
+
+
+def told(deviations):
+    """The median of the rounds, the least and the most."""
+    each = []
+    for values, unit in zip(zip(*deviations), ["", " %"]):
+        middle, least, most = statistics.median(values), min(values), max(values)
+        each.append(f"{middle:.1f}{unit} [{least:.1f} .. {most:.1f}]")
+    return ", ".join(each)
+
+
 def main():
     pen, haproxy = sys.argv[1], (sys.argv[2] if len(sys.argv) > 2 else None)
+    rounds = int(sys.argv[3]) if len(sys.argv) > 3 else 5
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     print("| servers | method | at once | pen | haproxy |\n|---|---|---|---|---|", flush=True)
     for count in [3, 16, 200]:
-        weights = [WEIGHTS[number % len(WEIGHTS)] for number in range(count)]
         for method, (command, balance) in METHODS.items():
+            balancers = [(run_pen, pen, command), (run_haproxy, haproxy, balance)]
             for at_once in [1, 50]:
-                results = []
-                balancers = [(pen, run_pen, command), (haproxy, run_haproxy, balance)]
-                for binary, start, words in balancers:
-                    if binary is None or words is None:
-                        results.append("-")
-                        continue
-                    farm = Farm(count)
-                    with tempfile.TemporaryDirectory() as directory:
-                        os.chmod(directory, 0o755)
-                        port, process = start(binary, farm, weights, words, directory)
-                        reachable(port, process)
-                        counts = place(farm, port, at_once)
-                        process.terminate()
-                        process.wait()
-                    farm.end()
-                    by, percent = deviation(counts, weights)
-                    results.append(f"{by:.1f} ({percent:.1f} %)")
-                print(f"| {count} | {method} | {at_once} | {' | '.join(results)} |", flush=True)
+                found = {start: [] for start, _, _ in balancers}
+                for lap in range(rounds):
+                    for start, binary, words in balancers:
+                        if binary and words:
+                            of = one_round(start, binary, words, count, at_once, lap)
+                            found[start].append(of)
+                each = [told(of) if of else "-" for of in found.values()]
+                print(f"| {count} | {method} | {at_once} | {' | '.join(each)} |", flush=True)
 
 
 main()
