@@ -33,7 +33,7 @@ use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
 use nix::unistd::Pid;
-use pen_config::ids::WorkerId;
+use pen_config::ids::{ServerId, WorkerId};
 use pen_ipc::start::Begins;
 
 use crate::StartError;
@@ -87,6 +87,8 @@ pub(crate) struct Supervisor {
     page_question: PageQuestion,
     /// The checker, and what it found out.
     checking: Checking,
+    /// The servers that leave by settings that not all workers have yet: they keep their standing.
+    leaving: BTreeSet<ServerId>,
     /// The names of servers, and their lookups.
     names: NamesOverTime,
     queue: CommandQueue,
@@ -179,6 +181,7 @@ impl Supervisor {
             page,
             page_question: PageQuestion::default(),
             checking: Checking::default(),
+            leaving: BTreeSet::new(),
             names: NamesOverTime::default(),
             queue: CommandQueue::default(),
             drains: Drains::default(),

@@ -339,7 +339,7 @@ impl Supervisor {
         for (server, seconds) in blacklist {
             leave_out(table, Target::Server(server).row(servers), seconds);
         }
-        self.restate();
+        self.restate_left();
         self.tell_success(success, by, now);
         Progress::Done(reply)
     }

@@ -7,6 +7,8 @@
 
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeSet;
+
 use pen_config::checks::ServerMode;
 use pen_config::followed::Record;
 use pen_config::ids::{ServerId, Target};
@@ -25,7 +27,7 @@ impl Supervisor {
         match self.begins {
             Begins::AtOnce => {
                 let (settings, table) = (&self.context.settings, &self.context.table);
-                restate(settings, &self.checking.known, table);
+                restate(settings, &self.checking.known, &self.leaving, table);
             }
             Begins::OnOrder => {}
         }
@@ -34,21 +36,23 @@ impl Supervisor {
     /// The same before the workers have the settings in force; `before` is what they have. Servers
     /// that leave, or whose records are gone, keep their standing until the workers know what comes
     /// instead: otherwise a worker could have no server for a client in between, or send one to a
-    /// server that has left. [`Supervisor::restate`] follows when all have the settings.
-    pub(in crate::event_loop) fn restate_new(&self, before: &Settings) {
-        match self.begins {
-            Begins::AtOnce => {
-                let (settings, table) = (&self.context.settings, &self.context.table);
-                restate_new(before, settings, &self.checking.known, table);
-            }
-            Begins::OnOrder => {}
-        }
+    /// server that has left. [`Supervisor::restate_left`] follows when all have the settings.
+    pub(in crate::event_loop) fn restate_new(&mut self, before: &Settings) {
+        self.leaving = leaving(before, &self.context.settings);
+        self.restate();
+    }
+
+    /// The same once the workers have the settings in force.
+    pub(in crate::event_loop) fn restate_left(&mut self) {
+        self.leaving.clear();
+        self.restate();
     }
 
     /// The same for one server, of which checks say something new.
     pub(in crate::event_loop::servers) fn restate_server(&self, server: ServerId) {
         let (settings, known) = (&self.context.settings, &self.checking.known);
         match self.begins {
+            Begins::AtOnce if self.leaving.contains(&server) => {}
             Begins::AtOnce => {
                 let standing = standing(server, settings, known);
                 state(&self.context.table, u32::from(server.0), standing);
@@ -58,31 +62,38 @@ impl Supervisor {
     }
 }
 
-fn restate(settings: &Settings, known: &Checks, table: &Table) {
+/// The servers that are no more, or whose records are gone, by other settings than before. Also
+/// those whose records were gone before, and of which another server has the number now: a worker
+/// would send new clients to the one before.
+fn leaving(before: &Settings, after: &Settings) -> BTreeSet<ServerId> {
+    let leaves = |id: &ServerId| {
+        let target = Target::Server(*id);
+        match (before.target(target), after.target(target)) {
+            (Some(_), None) => true,
+            (Some(old), Some(new)) => match (old.record, new.record) {
+                (Record::Gone, Record::Own | Record::Present | Record::Gone) => {
+                    old.address != new.address
+                }
+                (Record::Own | Record::Present, Record::Gone) => true,
+                (Record::Own | Record::Present, Record::Own | Record::Present) => false,
+            },
+            (None, Some(_) | None) => false,
+        }
+    };
+    before.configured().map(|(id, _)| id).filter(leaves).collect()
+}
+
+fn restate(settings: &Settings, known: &Checks, leaving: &BTreeSet<ServerId>, table: &Table) {
     // The first rows are the regular servers'. The emergency and the abuse server have no mode. A
     // row without a server is ready, so that its next server begins so.
     for row in 0..table.shape().servers {
-        let standing = match u16::try_from(row) {
-            Ok(row) => standing(ServerId(row), settings, known),
+        let standing = match u16::try_from(row).map(ServerId) {
+            Ok(server) if leaving.contains(&server) => continue,
+            Ok(server) => standing(server, settings, known),
             // There are not so many servers.
             Err(_) => Standing::default(),
         };
         state(table, row, standing);
-    }
-}
-
-fn restate_new(before: &Settings, settings: &Settings, known: &Checks, table: &Table) {
-    // Below MAX_SERVERS.
-    for number in 0..settings.servers.len() as u16 {
-        let target = Target::Server(ServerId(number));
-        let leaves = match (before.target(target), settings.target(target)) {
-            (Some(_), None) => true,
-            (Some(old), Some(new)) => old.record != Record::Gone && new.record == Record::Gone,
-            (None, Some(_) | None) => false,
-        };
-        if !leaves {
-            state(table, number.into(), standing(ServerId(number), settings, known));
-        }
     }
 }
 
@@ -139,7 +150,7 @@ mod tests {
             emergency: server(ServerMode::Ready),
             ..Settings::default()
         };
-        restate(&settings, &Checks::default(), &table);
+        restate(&settings, &Checks::default(), &BTreeSet::new(), &table);
         let standings: Vec<_> = (0..18).map(|row| table.server_totals(row).standing).collect();
         let mut expected = [TableMode::Ready; 18];
         (expected[1], expected[3]) = (TableMode::Drain, TableMode::Maint);
@@ -150,12 +161,13 @@ mod tests {
 
     #[test]
     fn servers_that_leave_keep_their_standing_until_the_workers_know() {
-        let shape = Shape { clients: 1, servers: 6, rows: 1, connections: 8 };
+        let shape = Shape { clients: 1, servers: 7, rows: 1, connections: 8 };
         let table = Table::create(shape).unwrap();
-        let server = |mode, record| {
-            let address = Address::Inet(([10, 0, 0, 1], 80).into());
+        let at = |last, mode, record| {
+            let address = Address::Inet(([10, 0, 0, last], 80).into());
             Some(Server { mode, record, ..Server::at(address) })
         };
+        let server = |mode, record| at(1, mode, record);
         use Record::{Gone, Own, Present};
         use ServerMode::{Drain, Maint, Ready};
         let settings = |servers| Settings { servers, ..Settings::default() };
@@ -165,6 +177,7 @@ mod tests {
             server(Ready, Own),
             None,
             server(Ready, Gone),
+            server(Ready, Gone),
         ]);
         let after = settings(vec![
             server(Ready, Gone),
@@ -172,15 +185,21 @@ mod tests {
             server(Maint, Own),
             server(Drain, Own),
             server(Ready, Present),
+            at(2, Ready, Present),
         ]);
-        let modes = || (0..5).map(|row| table.server_totals(row).standing.mode).collect::<Vec<_>>();
-        let known = Checks::default();
-        restate(&before, &known, &table);
+        let modes = || (0..6).map(|row| table.server_totals(row).standing.mode).collect::<Vec<_>>();
+        let (known, none) = (Checks::default(), BTreeSet::new());
+        restate(&before, &known, &none, &table);
         use TableMode as M;
-        assert_eq!(modes(), [M::Ready, M::Drain, M::Ready, M::Ready, M::Drain]);
-        restate_new(&before, &after, &known, &table);
-        assert_eq!(modes(), [M::Ready, M::Drain, M::Maint, M::Drain, M::Ready]);
-        restate(&after, &known, &table);
-        assert_eq!(modes(), [M::Drain, M::Ready, M::Maint, M::Drain, M::Ready]);
+        assert_eq!(modes(), [M::Ready, M::Drain, M::Ready, M::Ready, M::Drain, M::Drain]);
+        let leaving = leaving(&before, &after);
+        assert_eq!(leaving, BTreeSet::from([0, 1, 5].map(ServerId)));
+        // A verdict or the death of a worker may have it done again in between.
+        for _ in 0..2 {
+            restate(&after, &known, &leaving, &table);
+            assert_eq!(modes(), [M::Ready, M::Drain, M::Maint, M::Drain, M::Ready, M::Drain]);
+        }
+        restate(&after, &known, &none, &table);
+        assert_eq!(modes(), [M::Drain, M::Ready, M::Maint, M::Drain, M::Ready, M::Ready]);
     }
 }
