@@ -1,5 +1,9 @@
 //! Which record of a name gets which slot: settings, records and connections become new settings.
 //! The order of the records changes nothing.
+//!
+//! A server that is gone keeps its slot while it has connections. Exception: if none of the name
+//! could serve a client otherwise, new servers take such slots. A service whose addresses all
+//! changed would have no server until connections end.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -61,8 +65,9 @@ fn found<'a>(
 
 /// Puts records into the slots of a name; `port` is the one of records without a port. A server
 /// that is there keeps its slot. A new one gets an empty slot, or else one of a server that is gone
-/// and has no connection. One whose record is gone is marked so; if it was so before, and has no
-/// connection left, its slot becomes empty.
+/// and has no connection; with connections, if the name would have no server in use otherwise. One
+/// whose record is gone is marked so; if it was so before, and has no connection left, its slot
+/// becomes empty.
 pub fn assign(
     settings: &mut Settings,
     from: &ServersFrom,
@@ -73,7 +78,7 @@ pub fn assign(
     let mut wanted = servers_of(records, port);
     let count = u32::try_from(wanted.len()).unwrap_or(u32::MAX);
     settings.answered.insert(from.name.clone(), count);
-    let mut idle = Vec::new();
+    let mut gone = Gone::default();
     for number in from.first..=from.last {
         let id = ServerId(number);
         let Some(Some(server)) = settings.servers.get_mut(id.index()) else { continue };
@@ -84,16 +89,15 @@ pub fn assign(
                 rank.give_to(server);
             }
             (None, Record::Gone) if connections(id) == 0 => vacate(settings, from, number),
-            (None, Record::Gone) => {}
+            (None, Record::Gone) => gone.busy.push(number),
             (None, Record::Own | Record::Present) => {
                 server.record = Record::Gone;
-                if connections(id) == 0 {
-                    idle.push(number);
-                }
+                let which = if connections(id) == 0 { &mut gone.idle } else { &mut gone.busy };
+                which.push(number);
             }
         }
     }
-    for number in places(settings, from, &idle) {
+    for number in places(settings, from, &gone) {
         let Some((address, rank)) = wanted.pop_first() else { break };
         settle(settings, from, number, address, rank);
     }
@@ -173,20 +177,36 @@ fn servers_of(records: &[NameRecord], port: u16) -> BTreeMap<SocketAddr, Rank> {
     servers
 }
 
+/// The slots of servers that are gone.
+#[derive(Debug, Default)]
+struct Gone {
+    /// Those without a connection.
+    idle: Vec<u16>,
+    /// Those with connections.
+    busy: Vec<u16>,
+}
+
 /// The slots that new servers get, in this order: the empty ones, and then those of servers that
 /// are gone. Those that an operator took out of use come last. Where no server is yet, as at a
 /// start, the numbers alone count: with the same records, a slot gets the same server again, for
 /// which a written file has a state.
-fn places(settings: &Settings, from: &ServersFrom, idle: &[u16]) -> Vec<u16> {
-    let is_empty =
-        |number: &u16| settings.servers.get(usize::from(*number)).is_some_and(Option::is_none);
+fn places(settings: &Settings, from: &ServersFrom, gone: &Gone) -> Vec<u16> {
     let slots = from.first..=from.last;
+    let server = |number: &u16| settings.servers.get(usize::from(*number));
+    let is_empty = |number: &u16| server(number).is_some_and(Option::is_none);
     if slots.clone().all(|number| is_empty(&number)) {
         return slots.collect();
     }
-    let all = slots.filter(is_empty).chain(idle.iter().copied());
-    let (ready, out): (Vec<u16>, Vec<u16>) =
-        all.partition(|number| settings.slot_keys(from, *number).mode == ServerMode::Ready);
+    let is_ready = |number: &u16| settings.slot_keys(from, *number).mode == ServerMode::Ready;
+    let is_in_use = |number: &u16| {
+        let server = server(number).and_then(Option::as_ref);
+        server.is_some_and(|server| server.record == Record::Present) && is_ready(number)
+    };
+    let free = slots.clone().filter(is_empty).chain(gone.idle.iter().copied());
+    let (mut ready, out): (Vec<u16>, Vec<u16>) = free.partition(is_ready);
+    if ready.is_empty() && !slots.clone().any(|number| is_in_use(&number)) {
+        ready.extend(gone.busy.iter().copied().filter(is_ready));
+    }
     ready.into_iter().chain(out).collect()
 }
 

@@ -113,6 +113,43 @@ fn without_an_empty_slot_a_new_one_takes_that_of_one_that_is_gone_and_idle() {
 }
 
 #[test]
+fn if_all_addresses_are_others_new_ones_take_slots_with_connections() {
+    let all = [1, 2, 3, 4];
+    let mut now = settings();
+    answer(&mut now, &[1, 2, 3, 4], &[]);
+    answer(&mut now, &[4, 5], &all);
+    assert_eq!((slots(&now).as_str(), counts(&now)), ("1- 2- 3- 4", (2, 1)));
+    let replaced = answer(&mut now, &[6, 7], &all);
+    use SlotChangeKind::{Added, Freed, Gone};
+    assert_eq!(replaced, [(1, Freed), (1, Added), (2, Freed), (2, Added), (4, Gone)]);
+    assert_eq!((slots(&now).as_str(), counts(&now)), ("6 7 3- 4-", (2, 0)));
+    assert_eq!(answer(&mut now, &[6, 7, 8], &all), []);
+    assert_eq!((slots(&now).as_str(), counts(&now)), ("6 7 3- 4-", (3, 1)));
+}
+
+#[test]
+fn slots_out_of_use_do_not_count_as_room_for_other_addresses() {
+    let set = |now: &mut Settings, line: &str| {
+        crate::apply::apply(now, &strategies::parsed(line), &Names::default(), None).unwrap()
+    };
+    let mut now = settings();
+    answer(&mut now, &[1, 2, 3, 4], &[]);
+    set(&mut now, "server 1 state drain");
+    // A server in slot 1 would get no client, whether it is new or was there before.
+    let mut stays = now.clone();
+    answer(&mut now, &[5], &[2, 3, 4]);
+    assert_eq!(slots(&now), "1- 5 3- 4-");
+    answer(&mut stays, &[1, 5], &[2, 3, 4]);
+    assert_eq!(slots(&stays), "1 5 3- 4-");
+    // All are out of use, as the operator said: nobody's connections are taken from their slot.
+    for slot in 2..5 {
+        set(&mut stays, &format!("server {slot} state maint"));
+    }
+    answer(&mut stays, &[6], &[1, 2, 3, 4]);
+    assert_eq!(slots(&stays), "1- 5- 3- 4-");
+}
+
+#[test]
 fn what_an_operator_sets_stays_with_the_slot_and_slots_out_of_use_come_last() {
     let mut now = settings();
     let set = |now: &mut Settings, line: &str| {
@@ -189,6 +226,13 @@ fn srv_records_say_port_weight_and_priority() {
     assert_eq!(refused("server 2 max 3"), Ok(()));
 }
 
+/// The last byte of a server's address.
+fn last(server: &Server) -> u8 {
+    let Address::Inet(address) = server.address else { panic!("{server:?}") };
+    let IpAddr::V4(ip) = address.ip() else { panic!("{server:?}") };
+    ip.octets()[3]
+}
+
 /// Answers in turn, each with the slots that have connections.
 fn answers() -> impl Strategy<Value = Vec<(Vec<u8>, Vec<u16>)>> {
     vec((vec(0u8..10, 0..12), vec(1u16..5, 0..4)), 1..8)
@@ -222,12 +266,21 @@ proptest! {
             known.dedup();
             let (records, unplaced) = counts(&now);
             prop_assert_eq!(records as usize, known.len());
+            // Nobody stays, and no slot is free: then others may take slots with connections.
+            let is_all_new = !found.is_empty() && (1..5u16).all(|slot| match &before.servers[usize::from(slot)] {
+                Some(was) => busy.contains(&slot) && !found.contains(&last(was)),
+                None => false,
+            });
+            if !found.is_empty() {
+                let present = |slot: &Option<Server>| {
+                    slot.as_ref().is_some_and(|one| one.record == Record::Present)
+                };
+                prop_assert!(now.servers[1..5].iter().any(present), "somebody serves");
+            }
             for slot in 1..5u16 {
                 let Some(was) = &before.servers[usize::from(slot)] else { continue };
-                let Address::Inet(address) = was.address else { panic!("{was:?}") };
-                let IpAddr::V4(ip) = address.ip() else { panic!("{was:?}") };
-                let stays = found.contains(&ip.octets()[3]);
-                if stays || busy.contains(&slot) {
+                let stays = found.contains(&last(was));
+                if stays || (busy.contains(&slot) && !is_all_new) {
                     let is = now.servers[usize::from(slot)].as_ref().unwrap();
                     prop_assert_eq!(&is.address, &was.address);
                     prop_assert_eq!(is.record == Record::Present, stays);
