@@ -71,6 +71,31 @@ fn both_ends_of_silent_connections_see_the_end_and_their_client_goes_to_the_othe
 }
 
 #[test]
+fn each_order_goes_on_behind_the_last_connection_that_was_ended() {
+    let (one, two) = (Backend::new(), Backend::new());
+    let mut rig = rebalancing([&two, &one]);
+    let pairs: Vec<_> = (0..7).map(|_| connected(&rig, &one)).collect();
+    let (made, deadline) = (clock::now(), Instant::now() + PATIENCE);
+    // All are silent once the second is over.
+    while clock::now() / 1000 <= made / 1000 {
+        rig.report();
+        assert!(Instant::now() < deadline);
+    }
+    let is_ended = |(client, _): &(TcpStream, TcpStream)| {
+        client.set_nonblocking(true).unwrap();
+        client.peek(&mut [0]).is_ok()
+    };
+    for ended in 1..=7 {
+        assert_eq!(rig.rebalance(order(ended, &one, &two, 1)), 1);
+        rig.report();
+        let (first, rest) = pairs.split_at(ended as usize);
+        let ends =
+            |pairs: &[(TcpStream, TcpStream)]| pairs.iter().filter(|pair| is_ended(pair)).count();
+        assert_eq!((ends(first), ends(rest)), (first.len(), 0), "{ended}");
+    }
+}
+
+#[test]
 fn a_client_that_has_another_server_by_now_keeps_it() {
     let (one, two, three) = (Backend::new(), Backend::new(), Backend::new());
     let mut rig = rebalancing([&two, &one]);

@@ -83,13 +83,17 @@ impl Relay<'_> {
         }
         for _ in 0..LOOKS {
             let Rebalancing { orders, next, looks } = &mut self.rebalancing;
+            // The next order goes on where this one ended: no connection is passed over.
+            if orders.iter().all(|order| order.is_over(*looks)) {
+                break;
+            }
             let slot = if *next < self.connections.pool.slots() { *next } else { 0 };
             let connection = &self.connections[slot];
             let looked = *looks;
             (*next, *looks) = (slot + 1, looked + 1);
             let mut orders = orders.iter_mut();
             let order = orders
-                .find(|order| is_meant(connection, order, self.now) && !order.is_over(looked));
+                .find(|order| !order.is_over(looked) && is_meant(connection, order, self.now));
             if let Some(order) = order {
                 order.closed += 1;
                 let order = order.order;
