@@ -48,7 +48,9 @@ pub(super) fn look_up(
 }
 
 /// The records with the addresses of their hosts. Hosts that do not exist are left out; if that is
-/// not known of one now, there is no answer, because it would look as if it were gone.
+/// not known of one now, there is no answer, because it would look as if it were gone. Nothing is
+/// looked up or kept beyond the most records: each of some thousand records could name a host with
+/// as many addresses.
 fn records(
     services: Services,
     addresses: impl Fn(&str) -> Result<Vec<HostAddress>, ResolveFailure>,
@@ -58,6 +60,9 @@ fn records(
         services.addresses.into_iter().map(|(host, ips)| (host, of_answer(ips))).collect();
     let mut records = Vec::new();
     for (fields, host) in services.records {
+        if records.len() >= MOST_RECORDS {
+            break;
+        }
         if !hosts.contains_key(&host) {
             // The name is complete: no domain is to be searched for it.
             let found = match addresses(&format!("{host}.")) {
@@ -67,11 +72,11 @@ fn records(
             hosts.insert(host.clone(), found);
         }
         let found = hosts.get(&host).map_or(&[][..], Vec::as_slice);
-        records.extend(
-            found.iter().map(|address| NameRecord { address: *address, service: Some(fields) }),
-        );
+        let room = MOST_RECORDS - records.len();
+        let of_host =
+            |address: &HostAddress| NameRecord { address: *address, service: Some(fields) };
+        records.extend(found.iter().take(room).map(of_host));
     }
-    records.truncate(MOST_RECORDS);
     if records.is_empty() { Err(ResolveFailure::Unknown) } else { Ok(records) }
 }
 
@@ -154,7 +159,18 @@ impl NameServers {
             // There was no room for all hosts. What is missing could be asked for, but then a
             // host could have fewer addresses now than at the next lookup.
             Answer::Services(services) if services.is_partial() => {
-                by(Transport::Tcp, edns).or(Some(Answer::Services(services)))
+                match by(Transport::Tcp, edns) {
+                    Some(whole @ Answer::Services(_)) => Some(whole),
+                    // The records are all there. A name server that refuses TCP takes none away.
+                    Some(
+                        Answer::NotOurs
+                        | Answer::Truncated
+                        | Answer::NoEdns
+                        | Answer::Failed
+                        | Answer::None,
+                    )
+                    | None => Some(Answer::Services(services)),
+                }
             }
             answer => Some(answer),
         }
@@ -167,9 +183,13 @@ const PORT: u16 = 53;
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
-    use std::net::IpAddr;
+    use std::io::{Read, Write};
+    use std::net::{IpAddr, TcpListener, UdpSocket};
+    use std::thread;
 
     use pen_config::followed::SrvFields;
+    use simple_dns::rdata::{A, RData, SRV};
+    use simple_dns::{CLASS, Name, Packet, RCODE, ResourceRecord};
 
     use super::*;
 
@@ -227,5 +247,96 @@ mod tests {
         // One that cannot be looked up now is not gone.
         assert_eq!(records(services(&["known", "late"]), found), Err(ResolveFailure::Unavailable));
         assert_eq!(records(services(&["none"]), found), Err(ResolveFailure::Unknown));
+    }
+
+    #[test]
+    fn beyond_the_most_records_nothing_is_kept_or_looked_up() {
+        let found = |host: &str| match host {
+            "many." => Ok(vec![IpAddr::from([10, 0, 0, 2]).into(); MOST_RECORDS]),
+            _ => Err(ResolveFailure::Unavailable),
+        };
+        let all = records(services(&["known", "many", "many", "late"]), found).unwrap();
+        let last = |record: &NameRecord| record.address.ip.to_string();
+        assert_eq!(all.len(), MOST_RECORDS);
+        assert_eq!((last(&all[0]), last(&all[1])), ("10.0.0.1".into(), "10.0.0.2".into()));
+        let one_less = records(services(&["known", "late"]), found);
+        assert_eq!(one_less, Err(ResolveFailure::Unavailable));
+    }
+
+    /// What a name server sends for a query; none: it closes the connection.
+    type Reply = fn(&Packet) -> Option<Vec<u8>>;
+
+    /// A name server for one name: it answers a query over UDP with two records of which one has
+    /// its address, and one over TCP with what `by_tcp` makes of the query.
+    fn name_server(by_tcp: Reply) -> (SocketAddr, thread::JoinHandle<()>) {
+        let (tcp, udp) = loop {
+            let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+            if let Ok(udp) = UdpSocket::bind(tcp.local_addr().unwrap()) {
+                break (tcp, udp);
+            }
+        };
+        let server = tcp.local_addr().unwrap();
+        let thread = thread::spawn(move || {
+            let mut bytes = [0; 512];
+            let (length, client) = udp.recv_from(&mut bytes).unwrap();
+            let query = Packet::parse(&bytes[..length]).unwrap();
+            udp.send_to(&reply(&query, &[1]), client).unwrap();
+            let (mut stream, _) = tcp.accept().unwrap();
+            let mut length = [0; 2];
+            stream.read_exact(&mut length).unwrap();
+            let mut bytes = vec![0; usize::from(u16::from_be_bytes(length))];
+            stream.read_exact(&mut bytes).unwrap();
+            if let Some(reply) = by_tcp(&Packet::parse(&bytes).unwrap()) {
+                let length = u16::try_from(reply.len()).unwrap().to_be_bytes();
+                stream.write_all(&[&length[..], &reply].concat()).unwrap();
+            }
+        });
+        (server, thread)
+    }
+
+    /// Two records, for hosts 1 and 2, and the addresses of these hosts.
+    fn reply(query: &Packet, hosts: &[u8]) -> Vec<u8> {
+        let mut packet = Packet::new_reply(query.id());
+        packet.questions.clone_from(&query.questions);
+        let name = |text: String| Name::new(&text).unwrap().into_owned();
+        let record = |owner, data| ResourceRecord::new(owner, CLASS::IN, 1, data);
+        for host in 1..=2u16 {
+            let target = name(format!("host{host}.example"));
+            let srv = SRV { priority: 0, weight: 1, port: host, target };
+            packet.answers.push(record(query.questions[0].qname.clone(), RData::SRV(srv)));
+        }
+        for host in hosts {
+            let a = A { address: 0x0a00_0000 + u32::from(*host) };
+            packet
+                .additional_records
+                .push(record(name(format!("host{host}.example")), RData::A(a)));
+        }
+        packet.build_bytes_vec().unwrap()
+    }
+
+    #[test]
+    fn an_answer_that_lacks_addresses_is_used_unless_tcp_gives_a_better_one() {
+        let refused = |query: &Packet| {
+            let mut packet = Packet::new_reply(query.id());
+            packet.questions.clone_from(&query.questions);
+            *packet.rcode_mut() = RCODE::Refused;
+            Some(packet.build_bytes_vec().unwrap())
+        };
+        let none = |query: &Packet| {
+            let mut packet = Packet::new_reply(query.id());
+            packet.questions.clone_from(&query.questions);
+            Some(packet.build_bytes_vec().unwrap())
+        };
+        let rows: [(Reply, usize); 4] =
+            [(|query| Some(reply(query, &[1, 2])), 2), (refused, 1), (none, 1), (|_| None, 1)];
+        for (row, (by_tcp, addresses)) in rows.into_iter().enumerate() {
+            let (server, thread) = name_server(by_tcp);
+            let patience = Duration::from_secs(20);
+            let servers = NameServers { patience, ..NameServers::of(b"") };
+            let answer = servers.of_server(server, "_a._tcp.example");
+            let Some(Answer::Services(found)) = answer else { panic!("{row}: {answer:?}") };
+            assert_eq!((found.records.len(), found.addresses.len()), (2, addresses), "{row}");
+            thread.join().unwrap();
+        }
     }
 }
