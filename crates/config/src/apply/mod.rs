@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use crate::ConfigurationError;
 use crate::acl::{Acl, LISTS, MAX_ENTRIES};
 use crate::address::Address;
-use crate::apply::names_followed::{follow, set_keys};
+use crate::apply::names_followed::{follow, make_room, set_keys};
 use crate::checks::ServersFrom;
 use crate::command::{
     BufferSide, Command, Number, ServerChange, Setting, SourcedCommand, Startup, Switch, last,
@@ -206,6 +206,7 @@ pub fn reload(
     let mut settings = running.clone();
     let mentioned = file.iter().filter_map(SourcedCommand::setting).filter_map(list_of);
     keep_named(&mut settings, file);
+    make_room(&mut settings, file);
     let given = lists(options);
     for list in mentioned.collect::<BTreeSet<_>>() {
         if let (Some(acl), Some(given)) = (settings.acls.get_mut(list), given.get(list)) {

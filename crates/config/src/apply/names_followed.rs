@@ -2,7 +2,7 @@
 //! them.
 
 use crate::checks::{Records, ServersFrom};
-use crate::command::ServerChange;
+use crate::command::{ServerChange, Setting, SourcedCommand};
 use crate::followed::{keep, retain_followed};
 use crate::names::{Names, resolve_port};
 use crate::settings::Settings;
@@ -57,6 +57,24 @@ pub(super) fn follow(
         None => settings.servers_from.push(from.clone()),
     }
     Ok(())
+}
+
+/// Leaves each name that a file names only those of its slots that it keeps by the file. Without
+/// that, a file that moves ranges would be refused: its first lines would find the slots taken that
+/// only later lines free.
+pub(super) fn make_room(settings: &mut Settings, file: &[SourcedCommand]) {
+    let wanted = |name: &str| {
+        file.iter().rev().filter_map(SourcedCommand::setting).find_map(|setting| {
+            let Setting::ServersFrom(from) = setting else { return None };
+            (from.name == name).then_some((from.first, from.last))
+        })
+    };
+    settings.servers_from.retain_mut(|from| {
+        let Some((first, last)) = wanted(&from.name) else { return true };
+        (from.first, from.last) = (from.first.max(first), from.last.min(last));
+        from.first <= from.last
+    });
+    retain_followed(settings);
 }
 
 /// Sets what an operator may set of a slot that follows a name, whether or not it has an address

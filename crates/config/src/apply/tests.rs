@@ -373,6 +373,49 @@ fn a_server_follows_one_name_or_has_an_address() {
     assert_eq!((follows(&settings), settings.vacant.len()), (vec!["a.example 80 1-1".into()], 0));
 }
 
+#[test]
+fn a_file_may_give_names_the_slots_of_other_names() {
+    let follows = |settings: &Settings| -> Vec<String> {
+        let mut all: Vec<_> = settings.servers_from.iter().map(ToString::to_string).collect();
+        all.sort();
+        all
+    };
+    let mut running = empty(10);
+    for line in [
+        "servers_from a.example 80 1-5",
+        "servers_from b.example 80 6-7",
+        "servers_from c.example 80 8-8",
+    ] {
+        running = with(&running, line).unwrap();
+    }
+    let server = Some(Server { record: Record::Present, ..Server::at(Address::Unix("/a".into())) });
+    running.servers[1..=8].fill(server);
+    for line in ["server 1 max 4", "server 8 max 8"] {
+        running = with(&running, line).unwrap();
+    }
+    let reloaded = |lines: &[&str]| reload(&running, &[], &file(lines), &names(), None);
+    let swapped = reloaded(&["servers_from b.example 80 1-5", "servers_from a.example 80 6-7"]);
+    let swapped = swapped.unwrap();
+    assert_eq!(
+        follows(&swapped),
+        ["a.example 80 6-7", "b.example 80 1-5", "c.example 80 8-8"],
+        "a name that only an operator gave keeps its slots"
+    );
+    let left: Vec<_> = swapped.configured().map(|(id, _)| id.0).collect();
+    assert_eq!((left, swapped.servers[8].as_ref().map(|one| one.soft)), (vec![8], Some(8)));
+    // A slot that a name keeps has its server and what was set of it.
+    let moved = reloaded(&["servers_from b.example 80 3-6", "servers_from a.example 80 0-2"]);
+    let moved = moved.unwrap();
+    let left: Vec<_> = moved.configured().map(|(id, _)| id.0).collect();
+    assert_eq!((left, moved.servers[1].as_ref().map(|one| one.soft)), (vec![1, 2, 6, 8], Some(4)));
+    // The present slots of a name that the file does not name are still its own.
+    let refused = reloaded(&["servers_from a.example 80 6-7"]).unwrap_err();
+    assert!(refused[0].0.contains("servers 6-7 follow b.example"), "{refused:?}");
+    let twice = reloaded(&["servers_from a.example 80 6-7", "servers_from b.example 80 6-7"]);
+    let twice = twice.unwrap_err();
+    assert!(twice[0].0.contains("servers 6-7 follow b.example"), "{twice:?}");
+}
+
 proptest! {
     #[test]
     fn a_setting_that_fails_changes_nothing_and_one_that_works_does_so_again(
