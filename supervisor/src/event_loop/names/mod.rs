@@ -114,7 +114,9 @@ impl Supervisor {
                 self.take_outcomes(outcomes);
             }
         }
-        if self.upgrade.is_none() && self.names.due().is_some_and(|due| due <= now) {
+        // With another time between rounds, the next one can be due before this one is over.
+        let may_begin = self.upgrade.is_none() && self.names.round.is_none();
+        if may_begin && self.names.due().is_some_and(|due| due <= now) {
             self.begin_round(now);
         }
     }
@@ -145,10 +147,10 @@ impl Supervisor {
 
     /// Ends the round under way, if there is one; the next one is due soon.
     pub(in crate::event_loop) fn stop_round(&mut self) {
-        if let Some(Round { asking, .. }) = self.names.round.take() {
-            asking.kill().for_each(|child| self.queue.leave(child));
-            let now = Instant::now();
-            self.names.schedule.end(now, now, random());
+        // The drop kills its children. They are no business of the queue, which refuses commands
+        // while many children of its own do not end.
+        if self.names.round.take().is_some() {
+            self.names.schedule.soon(Instant::now(), random());
         }
     }
 

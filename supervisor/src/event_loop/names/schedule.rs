@@ -63,6 +63,12 @@ impl Schedule {
     pub(in crate::event_loop) fn end(&mut self, began: Instant, now: Instant, random: u64) {
         self.due = self.every.map(|every| (began + varied(every, random)).max(now));
     }
+
+    /// Notes that the round under way was given up: the next one begins soon, however long the time
+    /// between rounds is.
+    pub(in crate::event_loop) fn soon(&mut self, now: Instant, random: u64) {
+        self.due = self.every.map(|every| now + varied(every.min(SOON), random));
+    }
 }
 
 /// A time that differs from the given one by up to a tenth, so that many pens do not ask together.
@@ -71,7 +77,8 @@ fn varied(time: Duration, random: u64) -> Duration {
     time - Duration::from_millis(tenth) + Duration::from_millis(random % (2 * tenth + 1))
 }
 
-/// The longest time until a round of a program that has taken over.
+/// The longest time until a round of a program that has taken over, and until the next one after
+/// one that was given up.
 const SOON: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
@@ -126,6 +133,23 @@ mod tests {
         assert_eq!(schedule.due(), Some(start + SOON));
         schedule.follow(seconds(60), start, 6000);
         assert_eq!(schedule.due(), Some(start + Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn a_round_that_was_given_up_is_followed_by_the_next_soon() {
+        let start = Instant::now();
+        let mut schedule = Schedule::default();
+        schedule.follow(seconds(3600), start, 360_000);
+        schedule.begin();
+        schedule.soon(start + SOON, 200);
+        assert_eq!(schedule.due(), Some(start + 2 * SOON));
+        schedule.begin();
+        schedule.follow(seconds(1), start, 100);
+        schedule.soon(start, 100);
+        assert_eq!(schedule.due(), Some(start + Duration::from_secs(1)));
+        schedule.follow(None, start, 0);
+        schedule.soon(start, 0);
+        assert_eq!(schedule.due(), None, "there are no more");
     }
 
     #[test]
