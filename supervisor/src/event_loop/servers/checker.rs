@@ -299,7 +299,7 @@ impl Supervisor {
         let (settings, table) = (&self.context.settings, &self.context.table);
         let row = u32::from(server.0);
         let until = table.server_totals(row).blacklisted_until;
-        let failed = until.saturating_sub(u64::from(settings.blacklist) * 1000);
+        let failed = failed_at(until, settings.blacklist, clock::monotonic());
         if until == 0 || failed >= began || !table.lift_blacklist(row) {
             return;
         }
@@ -387,7 +387,31 @@ impl Supervisor {
     }
 }
 
+/// When the failure was that blacklisted a server until then; all times are in milliseconds but
+/// `blacklist`, which is in seconds. If the setting was longer at that time, the result would be in
+/// the future, and no check could end the blacklisting: then 0, which is before every check.
+fn failed_at(until: u64, blacklist: u32, now: u64) -> u64 {
+    let failed = until.saturating_sub(u64::from(blacklist) * 1000);
+    if failed > now { 0 } else { failed }
+}
+
 /// The present time in seconds since 1970.
 fn unix() -> i64 {
     OffsetDateTime::now_utc().unix_timestamp()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shorter_blacklist_time_does_not_move_a_failure_into_the_future() {
+        let now = 50_000;
+        assert_eq!(failed_at(70_000, 30, now), 40_000);
+        assert_eq!(failed_at(80_000, 30, now), now);
+        assert_eq!(failed_at(80_001, 30, now), 0, "it was longer then");
+        assert_eq!(failed_at(3_600_000, 1, now), 0);
+        assert_eq!(failed_at(20_000, 30, now), 0, "shortly after the start of the machine");
+        assert_eq!(failed_at(u64::MAX, u32::MAX, u64::MAX), u64::MAX - u64::from(u32::MAX) * 1000);
+    }
 }
