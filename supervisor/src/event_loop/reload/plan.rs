@@ -134,14 +134,15 @@ impl Supervisor {
     }
 
     /// Whether to read the files of TLS towards servers: for the first server that speaks it, for
-    /// HUP, and when the settings of the files change.
+    /// HUP, and when the settings of the files change. Not each hour, as those towards clients: what
+    /// is read drops the sessions with servers.
     fn reads_server_tls(&self, resolved: &Resolved) -> bool {
         let (running, wanted) = (&self.context.settings.server_tls, &resolved.settings.server_tls);
         let files = |tls: &ServerTls| {
             (tls.verify, tls.ca.clone(), tls.certificate.clone(), tls.key.clone())
         };
         self.context.server_keys.is_none()
-            || !resolved.configuration.source.is_operator()
+            || self.queue.is_hangup()
             || files(running) != files(wanted)
     }
 
