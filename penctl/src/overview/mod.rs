@@ -9,6 +9,8 @@ mod server;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
+
 pub use pen_status::Mode as ServerMode;
 use pen_status::event::EventTime;
 use serde::Deserialize;
@@ -16,7 +18,7 @@ use serde_json::Value;
 
 pub use self::check::Check;
 pub use self::event::Event;
-pub use self::server::{Health, Server, Slot, State};
+pub use self::server::{Health, Outage, Server, Slot, State};
 use crate::text::{duration, shown};
 
 /// The command that returns it.
@@ -52,6 +54,8 @@ pub struct Overview {
     pub paused: bool,
     /// Whether all servers are down, and checks are disregarded (`fail_open`).
     pub disregards_checks: bool,
+    /// Names of servers that had no answer when they were last looked up.
+    pub names_failing: u64,
     /// Clients in the table, and their limit.
     pub clients: Option<u64>,
     pub clients_max: Option<u64>,
@@ -135,6 +139,7 @@ impl Overview {
             tarpitted: figure(&value["tarpitted"]),
             paused: value["paused"].as_bool().unwrap_or(false),
             disregards_checks: value["disregards_checks"].as_bool().unwrap_or(false),
+            names_failing: figure(&value["names_failing"]),
             clients: value["clients"].as_u64(),
             clients_max: value["clients_max"].as_u64(),
             accepted: value["counts"]["accepted"].as_u64(),
@@ -167,8 +172,8 @@ impl Overview {
         text
     }
 
-    /// What all new clients notice, a sentence for each.
-    pub fn notes(&self) -> impl Iterator<Item = &'static str> {
+    /// What all new clients notice, or may notice soon, a sentence for each.
+    pub fn notes(&self) -> impl Iterator<Item = String> {
         let is_full = self.connections_max.is_some() && self.connections >= self.connections_max;
         let notes = [
             (self.paused, "Paused: new clients wait until the command resume."),
@@ -179,7 +184,34 @@ impl Overview {
             ),
             (is_full, "All connections are in use: further clients wait for one to end (-x)."),
         ];
-        notes.into_iter().filter_map(|(is_so, note)| is_so.then_some(note))
+        let notes = notes.into_iter().filter(|(is_so, _)| *is_so).map(|(_, note)| note.to_owned());
+        notes.chain(self.unresolved())
+    }
+
+    /// Which names of servers have no answer.
+    fn unresolved(&self) -> Option<String> {
+        let outages = self.servers.iter().filter_map(|server| server.outage.as_ref());
+        let names: BTreeMap<&str, &Outage> =
+            outages.map(|outage| (outage.name.as_str(), outage)).collect();
+        let count = self.names_failing.max(names.len() as u64);
+        // Without a server, nothing is known of a name but that it fails.
+        let Some((name, Outage { since, reason, .. })) = names.first_key_value() else {
+            return match count {
+                0 => None,
+                1 => Some("Cannot resolve a name of servers.".to_owned()),
+                more => Some(format!("Cannot resolve {more} names of servers.")),
+            };
+        };
+        let time = duration(self.unix_time.saturating_sub(*since));
+        Some(match count {
+            1 => format!(
+                "Cannot resolve {name} for {time}: {reason}; its servers stay where they are."
+            ),
+            more => format!(
+                "Cannot resolve {more} names, {name} for {time}: {reason}; their servers stay \
+                 where they are."
+            ),
+        })
     }
 
     /// The certificates that have expired or do so soon, a text for each.

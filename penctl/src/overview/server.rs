@@ -38,6 +38,8 @@ pub struct Server {
     pub mode: Option<ServerMode>,
     /// What its check says; none without a check.
     pub check: Option<Check>,
+    /// Why its name has no answer; none if it has one, or no name is looked up.
+    pub outage: Option<Outage>,
     pub connections: u64,
     /// The limits; 0 is none.
     pub max: u64,
@@ -61,6 +63,16 @@ pub struct Server {
 pub struct Failure {
     /// Seconds since 1970.
     pub at: u64,
+    pub reason: String,
+}
+
+/// The time in which the name of a server has no answer.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Outage {
+    /// The name that is looked up.
+    pub name: String,
+    /// Seconds since 1970.
+    pub since: u64,
     pub reason: String,
 }
 
@@ -117,6 +129,18 @@ impl Slot {
     }
 }
 
+impl Outage {
+    fn read(server: &Value) -> Option<Outage> {
+        let lookup = &server["lookup"];
+        let name = text(&server["follows"]["name"]).or_else(|| text(&server["name"]));
+        Some(Outage {
+            name: name.unwrap_or_else(|| Slot::Number(figure(&server["number"])).to_string()),
+            since: lookup["failing_since"].as_u64()?,
+            reason: text(&lookup["reason"]).unwrap_or_default(),
+        })
+    }
+}
+
 impl Server {
     pub(super) fn numbered(server: &Value) -> Server {
         Server::read(Slot::Number(figure(&server["number"])), server)
@@ -141,6 +165,7 @@ impl Server {
             failure: failure.map(|(at, reason)| Failure { at, reason }),
             mode: ServerMode::deserialize(&server["mode"]).ok(),
             check: Check::read(&server["check"]),
+            outage: Outage::read(server),
             connections: figure(&server["connections"]),
             max: figure(&server["max"]),
             hard: figure(&server["hard"]),

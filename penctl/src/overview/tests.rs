@@ -98,9 +98,37 @@ fn a_status_of_this_release_is_read_whole() {
     );
     assert_eq!((read.servers[0].total, read.servers[0].slot), (Some(4), Slot::Number(3)));
     assert_eq!((read.held, read.notes().count()), (5, 2), "all of 0 connections are in use, too");
+    assert_eq!(read.servers[0].outage, None);
     let check = read.servers[0].check.as_ref().unwrap();
     assert_eq!((check.since, check.last, check.transitions), (7, Some(8), 9));
     assert_eq!((check.kind.as_str(), check.words().as_str()), ("http", "down status 503"));
     assert_eq!(read.servers[0].mode, Some(ServerMode::Maint));
     assert!(read.servers[0].connect_time(0.5).is_some_and(|time| (100..=200).contains(&time)));
+}
+
+#[test]
+fn names_without_an_answer_are_one_note() {
+    let server = |name: &str, follows: Value, reason: Value| {
+        let since = if reason.is_null() { Value::Null } else { 700.into() };
+        json!({
+            "number": 0, "name": name, "port": 80, "follows": follows,
+            "lookup": { "last": 990, "failing_since": since, "reason": reason },
+        })
+    };
+    let note = |names_failing: u64, servers: Value| {
+        let overview =
+            json!({ "unix_time": 1000, "names_failing": names_failing, "servers": servers });
+        Overview::read(overview.to_string().as_bytes()).unwrap().notes().next()
+    };
+    let works = server("www1", Value::Null, Value::Null);
+    let fails = server("www2", Value::Null, "no such host".into());
+    let followed =
+        server("10.0.0.1", json!({ "name": "farm", "record": "present" }), "late".into());
+    assert_eq!(note(0, json!([works])), None);
+    let one = "Cannot resolve www2 for 5 min: no such host; its servers stay where they are.";
+    assert_eq!(note(1, json!([works, fails, fails])).as_deref(), Some(one));
+    let two = "Cannot resolve 2 names, farm for 5 min: late; their servers stay where they are.";
+    assert_eq!(note(2, json!([works, fails, followed])).as_deref(), Some(two));
+    assert_eq!(note(1, json!([])).as_deref(), Some("Cannot resolve a name of servers."));
+    assert_eq!(note(3, json!([])).as_deref(), Some("Cannot resolve 3 names of servers."));
 }

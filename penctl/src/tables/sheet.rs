@@ -59,7 +59,7 @@ fn facts(overview: &Overview) -> Vec<(Health, &'static str, String)> {
         fact(server.state.health(), "server", Some(format!("{} {text}", server.slot)));
     }
     for note in overview.notes() {
-        fact(Health::Out, "note", Some(note.to_owned()));
+        fact(Health::Out, "note", Some(note));
     }
     fact(Health::Failed, "reload", overview.failed_reload.as_deref().map(shown));
     fact(Health::Failed, "upgrade", overview.failed_upgrade.as_deref().map(shown));

@@ -40,12 +40,14 @@ pub(super) fn servers(
             Mode::Ready => {}
             Mode::Drain | Mode::Maint => write!(to, " state {}", row.mode.name())?,
         }
-        match &row.follows {
-            Some(FollowedRecord { name, record }) => {
-                writeln!(to, " from {name} record {}", record.name())?
-            }
-            None => writeln!(to)?,
+        if let Some(FollowedRecord { name, record }) = &row.follows {
+            write!(to, " from {name} record {}", record.name())?;
         }
+        // The last words: a reason has spaces.
+        if let Some(reason) = row.lookup.as_ref().and_then(|lookup| lookup.reason.as_ref()) {
+            write!(to, " lookup failed {reason}")?;
+        }
+        writeln!(to)?;
     }
     Ok(())
 }
@@ -111,6 +113,7 @@ mod tests {
     use super::*;
     use crate::files::certificates::tests::fact;
     use crate::report::snapshot::tests::{client, snapshot};
+    use pen_status::{LookupStatus, RecordState};
 
     #[test]
     fn certificates_are_blocks() {
@@ -155,6 +158,24 @@ mod tests {
             "0 addr 127.0.0.1 port 21000 conn 0 max 20 hard 30 weight 1 prio 2 sx 28 rx 41 state \
              drain\n\
              1 addr - port 21001 conn 1 max 20 hard 30 weight 1 prio 2 sx 28 rx 41 state maint\n"
+        );
+        let mut rows = snapshot(&[], 0, &[]).servers;
+        let lookup = LookupStatus { last: 7, failing_since: None, reason: None };
+        let failing = LookupStatus {
+            failing_since: Some(5),
+            reason: Some("no such host".into()),
+            ..lookup.clone()
+        };
+        (rows[0].lookup, rows[1].lookup) = (Some(lookup), Some(failing));
+        let record = FollowedRecord { name: "www".into(), record: RecordState::Present };
+        rows[1].follows = Some(record);
+        let mut text = Vec::new();
+        servers(rows.into_iter(), &mut text).unwrap();
+        assert_eq!(
+            String::from_utf8(text).unwrap(),
+            "0 addr 127.0.0.1 port 21000 conn 0 max 20 hard 30 weight 1 prio 2 sx 28 rx 41\n\
+             1 addr 127.0.0.1 port 21001 conn 1 max 20 hard 30 weight 1 prio 2 sx 28 rx 41 from \
+             www record present lookup failed no such host\n"
         );
         let old = ClientRow { age: 301, ..client(1) };
         let mut text = Vec::new();

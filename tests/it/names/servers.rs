@@ -136,6 +136,8 @@ fn a_name_without_an_answer_leaves_its_server_where_it_is() {
         assert!(metric("pen_names_failing 1"));
         let lookup = &first(&pen)["lookup"];
         assert_eq!(lookup["reason"], failed["fields"]["reason"]);
+        let words = format!(" lookup failed {}\n", lookup["reason"].as_str().unwrap());
+        assert!(pen.tell("servers").ends_with(&words), "{words}");
         assert!(lookup["failing_since"].as_i64() <= lookup["last"].as_i64());
         let failed = lookups(&pen).1;
         eventually("it is tried again", || lookups(&pen).1 > failed);
@@ -145,6 +147,7 @@ fn a_name_without_an_answer_leaves_its_server_where_it_is() {
         eventually("its end is told", || told("lookup_works") == outages);
         let works = event(&pen, "lookup_works", |_| true);
         has(&pen, &works, &[("name", "www.test".into())]);
+        assert!(!pen.tell("servers").contains("lookup"));
     }
     assert_eq!(told("server_address"), 0);
     // It is followed as before.

@@ -167,7 +167,7 @@ fn workers(model: &Model, look: Look) -> Line<'static> {
 pub fn notices(model: &Model, width: u16) -> Vec<String> {
     let overview = &model.overview;
     let mut texts: Vec<String> = super::lost(model).into_iter().collect();
-    texts.extend(overview.notes().map(str::to_owned));
+    texts.extend(overview.notes());
     let failed = [("reload", &overview.failed_reload), ("upgrade", &overview.failed_upgrade)];
     for (what, text) in failed {
         texts.extend(text.as_ref().map(|text| format!("last {what} failed: {text}")));
