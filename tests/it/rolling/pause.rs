@@ -13,6 +13,12 @@ fn new_clients_wait_and_open_connections_go_on() {
     let farm = Backend::farm(["a", "b"]);
     let pen = Pen::builder().workers(2).servers(&farm).control().start();
     let (open, _) = pen.hold(client(1)).unwrap();
+    let metric = || {
+        pen.tell("metrics")
+            .lines()
+            .find_map(|line| line.strip_prefix("pen_paused ").map(str::to_owned))
+    };
+    assert_eq!(metric().as_deref(), Some("0"));
     pen.tells("pause", "");
     pen.tells("pause", "");
     let waiting: Vec<_> = (2..8).map(|number| pen.connect(client(number))).collect();
@@ -22,12 +28,14 @@ fn new_clients_wait_and_open_connections_go_on() {
     let before = farm.iter().map(Backend::accepted).sum::<usize>();
     assert_eq!(before, 1, "no server sees them");
     assert!(pen.tell("overview").contains("\"paused\":true"));
+    assert_eq!(metric().as_deref(), Some("1"));
     pen.tells("resume", "");
     for one in &waiting {
         assert!(one.line().is_some() && one.line().as_deref() == Some("hello"));
     }
     eventually("nobody is held", || held(&pen) == 0);
     assert!(pen.tell("overview").contains("\"paused\":false"));
+    assert_eq!(metric().as_deref(), Some("0"));
     assert!(pen.ask(client(9)).is_some());
 }
 

@@ -49,6 +49,9 @@ pub(super) const FAMILIES: &[Family] = &[
         "Clients that wait because no server can be used for them, or for the end of a pause.",
         |status| status.held,
     ),
+    Family::gauge("pen_paused", "Whether new clients wait for the end of a pause.", |status| {
+        status.paused.into()
+    }),
     Family::counter("pen_connections_total", "Clients accepted.", |status| status.counts.accepted),
     Family::written(
         Kind::Counter,
