@@ -1,10 +1,12 @@
 //! What verdicts outlive: a reload, the death of a worker, of the checker, and an upgrade.
 
+use std::fs;
 use std::net::Ipv4Addr;
 
 use rustix::process::Signal;
 
 use super::{checker, pen, running, said, says, server, transitions};
+use crate::harness::events::events;
 use crate::harness::{Backend, Pen, eventually};
 use crate::upgrade::Installed;
 
@@ -49,6 +51,31 @@ fn a_reload_and_the_death_of_a_worker_change_no_verdict() {
     eventually("it is replaced", || pen.said().contains("; replaced"));
     is_as_it_was(&pen);
     assert_eq!((server(&pen, 1)["check"]["since"].clone(), transitions(&pen)), (before, told));
+}
+
+#[test]
+fn a_hup_with_a_configuration_file_changes_no_verdict() {
+    let farm = farm();
+    let file = |weight: u32| format!("check tcp\n{B_IS_DOWN}\nserver 1 weight {weight}\n");
+    let builder = pen("check tcp").servers(&farm).options(["-r"]).workers(2).file(&file(1));
+    let pen = builder.start();
+    says(&pen, 0, "check up ");
+    says(&pen, 1, "check down ");
+    let (since, told) = (server(&pen, 1)["check"]["since"].clone(), transitions(&pen));
+    let path = pen.directory().join("pen.cfg");
+    for (reloads, weight) in [(1, 1), (2, 5), (3, 5)] {
+        fs::write(&path, file(weight)).unwrap();
+        pen.supervisor().signal(Signal::HUP);
+        let reloaded = || events(&pen).iter().filter(|event| event["kind"] == "reloaded").count();
+        eventually("the file is in force", || reloaded() == reloads);
+        assert_eq!(server(&pen, 1)["weight"], weight);
+        is_as_it_was(&pen);
+    }
+    assert_eq!((server(&pen, 1)["check"]["since"].clone(), transitions(&pen)), (since, told));
+    // Another question in the file is another verdict.
+    fs::write(&path, "server 1 check tcp\n").unwrap();
+    pen.supervisor().signal(Signal::HUP);
+    says(&pen, 1, "check up ");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod hostile;
 mod lasts;
+mod questions;
 mod real;
 mod verdicts;
 

@@ -125,6 +125,23 @@ fn a_success_ends_a_blacklisting_by_traffic_early() {
 }
 
 #[test]
+fn a_failure_of_traffic_has_the_server_checked_at_once() {
+    let farm = Backend::farm(["a", "b"]);
+    // Without a failure, the next check comes long after the test has given up.
+    let once = ["-O", "check_rise 1", "-O", "check_fall 1"];
+    let options = ["-O", "check tcp", "-O", "check_interval 60"].into_iter().chain(once);
+    let pen = Pen::builder().options(options).control().servers(&farm).start();
+    (0..2).for_each(|number| says(&pen, number, "check up "));
+    farm[1].stop();
+    eventually("traffic finds out", || {
+        names(&pen, 1..5);
+        server(&pen, 1)["blacklisted"] != 0
+    });
+    says(&pen, 1, "check down refused");
+    assert!(said(&pen, 0).starts_with("check up "), "nobody suspected it: {}", said(&pen, 0));
+}
+
+#[test]
 fn a_success_never_ends_an_operators_blacklisting() {
     let farm = Backend::farm(["a", "b"]);
     let pen = pen("check tcp").servers(&farm).start();
