@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::{checks_pass, installed, log, pen, says, unprivileged};
+use super::{checks_pass, installed, pen, says, unprivileged};
 use crate::harness::program::Program;
 
 const SLAPD: &str = "/usr/sbin/slapd";
@@ -41,7 +41,7 @@ fn ldap_binds_as_nobody_and_leaves_in_order() {
     says(&pen, 1, "check down error 48");
     checks_pass(&pen, 0, 2);
     // The connections that bound have also unbound, and none of them was lost.
-    let log = log(&open);
+    let log = open.log();
     let lines: Vec<&str> = log.lines().collect();
     let number = |line: &str| line.split("conn=").nth(1)?.split(' ').next().map(str::to_owned);
     let bound = lines.iter().filter(|line| line.contains(" BIND dn=\"\" method=128"));

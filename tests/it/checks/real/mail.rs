@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Command;
 
-use super::{checks_pass, installed, log, pen, says, unprivileged};
+use super::{checks_pass, installed, pen, says, unprivileged};
 use crate::harness::program::Program;
 use crate::harness::{eventually, machine};
 
@@ -42,9 +42,9 @@ fn opensmtpd_sees_who_greets_and_quits() {
     let pen = pen("check smtp").server_as(smtpd.address().to_string()).start();
     says(&pen, 0, "check up ");
     checks_pass(&pen, 0, 2);
-    let quits = || log(&smtpd).matches(" smtp disconnected reason=quit").count();
+    let quits = || smtpd.log().matches(" smtp disconnected reason=quit").count();
     eventually("it has logged them", || quits() > 2);
-    let log = log(&smtpd);
+    let log = smtpd.log();
     // The other one is the harness, which connected to see that it listens.
     assert!(log.matches("reason=").count() <= log.matches("reason=quit").count() + 1, "{log}");
     assert!(!log.contains("bad-input"), "{log}");
@@ -62,7 +62,7 @@ fn aiosmtpd_sees_who_greets_and_quits() {
     });
     let pen = pen("check smtp").server_as(server.address().to_string()).start();
     says(&pen, 0, "check up ");
-    eventually("it has logged them", || log(&server).matches(">> b'QUIT'").count() > 2);
+    eventually("it has logged them", || server.log().matches(">> b'QUIT'").count() > 2);
     drop(server);
     says(&pen, 0, "check down refused");
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::Command;
 
-use super::{checks_pass, installed, log, pen, runs, says, unprivileged};
+use super::{checks_pass, installed, pen, runs, says, unprivileged};
 use crate::harness::program::Program;
 use crate::harness::{Client, eventually, machine};
 
@@ -78,14 +78,14 @@ fn mysql_logs_in_and_its_host_is_never_blocked() {
         checks_pass(&pen, twin, 1);
     }
     assert_eq!(number(&server, "Aborted_connects"), 1);
-    assert!(!log(&server).contains("checks.example"), "{}", log(&server));
+    assert!(!server.log().contains("checks.example"), "{}", server.log());
     let before = number(&server, "Connections");
     // A login that is refused says so; it is an error of the user, not of the host.
     pen.tells("check mysql nobody", "");
     (0..TWINS).for_each(|twin| says(&pen, twin, "check down error 1045"));
     assert!(number(&server, "Connections") - before > 2 * TWINS as u32);
     let denied = "Access denied for user 'nobody'@'checks.example'";
-    eventually("it is told", || log(&server).contains(denied));
+    eventually("it is told", || server.log().contains(denied));
     pen.tells("check mysql penny", "");
     (0..TWINS).for_each(|twin| says(&pen, twin, "check up "));
     // The limit is at work: who leaves without a login is refused soon.

@@ -9,28 +9,18 @@ mod nginx;
 mod postgresql;
 mod redis;
 
-use std::fs;
 use std::path::Path;
 use std::process::Command;
 
 use super::{checks_pass, says};
 use crate::harness::Builder;
-use crate::harness::machine::{NOBODY, is_root, not_checked};
-use crate::harness::program::Program;
+use crate::harness::machine::{NOBODY, is_root};
+use crate::harness::program::installed;
 
 /// A pen whose checks come every second. They may take long: a check that is late ends in the
 /// middle, and a server says so in its log.
 fn pen(check: &str) -> Builder {
     super::pen(check).options(["-O", "check_timeout 20"])
-}
-
-/// Whether these programs are installed; if not, the test says so.
-fn installed(programs: &[&str]) -> bool {
-    let missing = programs.iter().find(|program| !Path::new(program).exists());
-    if let Some(program) = missing {
-        not_checked(&format!("it needs {program}"));
-    }
-    missing.is_none()
 }
 
 /// A command that an unprivileged user runs in this directory: several servers refuse root.
@@ -51,9 +41,4 @@ fn unprivileged(program: impl AsRef<Path>, directory: &Path) -> Command {
 fn runs(command: &mut Command) {
     let output = command.output().unwrap();
     assert!(output.status.success(), "{command:?}: {output:?}");
-}
-
-/// What a server wrote to its output.
-fn log(server: &Program) -> String {
-    String::from_utf8_lossy(&fs::read(server.directory().join("log")).unwrap()).into_owned()
 }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use super::{checks_pass, installed, log, pen, runs, says, unprivileged};
+use super::{checks_pass, installed, pen, runs, says, unprivileged};
 use crate::harness::machine::{NOBODY, is_root};
 use crate::harness::program::Program;
 use crate::harness::tls::{self, Authority};
@@ -48,7 +48,7 @@ fn postgres(programs: &Path, certificate: Option<&Authority>) -> Program {
 
 /// The lines of the log since the server was ready.
 fn since_ready(server: &Program) -> String {
-    let log = log(server);
+    let log = server.log();
     let (_, rest) = log.split_once("ready to accept connections").unwrap_or_default();
     rest.trim().to_owned()
 }
@@ -60,7 +60,7 @@ fn pgsql_asks_with_and_without_tls_and_leaves_no_line_in_the_log() {
     let servers = [postgres(&programs, None), postgres(&programs, Some(&root))];
     let addresses = servers.each_ref().map(|server| server.address().to_string());
     for server in &servers {
-        eventually("it is ready", || log(server).contains("ready to accept connections"));
+        eventually("it is ready", || server.log().contains("ready to accept connections"));
     }
     let pen = pen("check pgsql").server_as(&addresses[0]).server_as(&addresses[1]).start();
     for check in ["pgsql", "tcp"] {

@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
+use super::super::machine::not_checked;
 use super::super::port::Port;
 use super::super::wait::until;
 
@@ -95,6 +96,12 @@ impl Program {
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
+
+    /// What it wrote to its output.
+    pub fn log(&self) -> String {
+        let log = fs::read(self.directory().join("log")).unwrap();
+        String::from_utf8_lossy(&log).into_owned()
+    }
 }
 
 impl Drop for Program {
@@ -104,6 +111,15 @@ impl Drop for Program {
         }
         let _ = self.child.wait();
     }
+}
+
+/// Whether these programs are installed; if not, the test says so.
+pub fn installed(programs: &[&str]) -> bool {
+    let missing = programs.iter().find(|program| !Path::new(program).exists());
+    if let Some(program) = missing {
+        not_checked(&format!("it needs {program}"));
+    }
+    missing.is_none()
 }
 
 /// Runs curl, quietly and with a time limit, and returns its output.

@@ -3,9 +3,11 @@
 mod changes;
 mod checks;
 mod handshakes;
-mod openssl;
+mod real;
 mod transfer;
 mod verification;
+
+use std::net::SocketAddr;
 
 use serde_json::Value;
 
@@ -24,4 +26,17 @@ fn pen(root: &Authority) -> Builder {
 fn failures(pen: &Pen, reason: &str) -> u64 {
     let status: Value = serde_json::from_str(&pen.tell("status json")).unwrap();
     status["server_tls_failures"][reason].as_u64().unwrap()
+}
+
+/// `explain` says why this server is not used.
+#[track_caller]
+fn is_explained(pen: &Pen, number: usize, address: SocketAddr, reason: &str) {
+    // By hash, so that each server is the first of some of these clients.
+    pen.tell("hash_always on");
+    let explained: Vec<String> =
+        (1..30).map(|n| pen.tell(&format!("explain 127.0.0.{n}"))).collect();
+    let line = format!("server {number} ({address}): blacklisted for ");
+    let named = explained.iter().flat_map(|text| text.lines()).find(|text| text.contains(&line));
+    let named = named.unwrap_or_else(|| panic!("no client begins there: {explained:?}"));
+    assert!(named.contains(reason), "{named}");
 }

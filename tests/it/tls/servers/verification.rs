@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use super::{failures, pen};
+use super::{failures, is_explained, pen};
 use crate::harness::tls::{Authority, Identity, write};
 use crate::harness::tls_server::TlsServer;
 use crate::harness::{Backend, Builder, Pen, eventually};
@@ -27,13 +27,7 @@ fn is_refused(root: &Authority, identity: Identity, reason: &str, text: &str) {
     assert!(bad.accepted() > 0, "{reason}");
     pen.hears(&format!("blacklisting server 0 ({}) for 30 s: {text}", bad.address()));
     eventually("it is counted", || failures(&pen, reason) == 1);
-    // By hash, so that the first server of each of these clients is the refused one for some.
-    pen.tell("hash_always on");
-    let explained: Vec<String> =
-        (1..20).map(|n| pen.tell(&format!("explain 127.0.0.{n}"))).collect();
-    let line = format!("server 0 ({}): blacklisted for ", bad.address());
-    let named = explained.iter().find(|text| text.contains(&line)).expect("one begins there");
-    assert!(named.contains(text), "{named}");
+    is_explained(&pen, 0, bad.address(), text);
 }
 
 #[test]
