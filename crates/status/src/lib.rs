@@ -18,5 +18,6 @@ pub mod words;
 pub use crate::status::{
     CertificateStatus, ChangeResult, CheckState, CheckStatus, Counts, FollowedRecord, History,
     LastChange, LastFailure, LookupStatus, Mode, OldWorkerStatus, ReasonCount, RecordState,
-    ServerState, ServerStatus, Status, TlsCounts, TlsHandshakes, WorkerStatus,
+    ServerState, ServerStatus, ServerTlsStatus, Status, TlsCounts, TlsHandshakes, Verify,
+    WorkerStatus,
 };

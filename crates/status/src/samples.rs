@@ -279,6 +279,7 @@ fn up(number: u32) -> ServerStatus {
         addresses: Vec::new(),
         lookup: None,
         slow_start: None,
+        tls: None,
         rebalanced: u64::from(number % 3),
     }
 }

@@ -258,6 +258,41 @@ pub struct ServerStatus {
     /// (`slow_start`); none if it has the whole.
     #[serde(default)]
     pub slow_start: Option<u32>,
+    /// The TLS of its connections; none in clear text.
+    #[serde(default)]
+    pub tls: Option<ServerTlsStatus>,
+}
+
+/// The TLS of the connections to a server.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct ServerTlsStatus {
+    /// Whether its certificate is verified.
+    pub verify: Verify,
+    /// The name that its certificate must have, or that is sent to it; none if it has no name.
+    pub name: Option<String>,
+}
+
+/// Whether the certificate of a server is verified.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verify {
+    /// It is.
+    On,
+    /// Every certificate is good.
+    Off,
+}
+
+impl Verify {
+    /// All of them.
+    pub const ALL: [Verify; 2] = [Verify::On, Verify::Off];
+
+    /// The state as one word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Verify::On => "on",
+            Verify::Off => "off",
+        }
+    }
 }
 
 /// The last lookup of a name.

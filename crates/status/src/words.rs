@@ -2,6 +2,7 @@
 
 use crate::status::{
     CheckState, CheckStatus, FollowedRecord, Mode, RecordState, ServerState, ServerStatus,
+    ServerTlsStatus, Verify,
 };
 
 /// A time for people: `12 s`, `3 min`, `5 h`, `4 days`.
@@ -100,6 +101,17 @@ impl ServerStatus {
     /// The number of a regular server; 0 for the others.
     pub fn number(&self) -> u32 {
         self.number.unwrap_or_default()
+    }
+}
+
+impl ServerTlsStatus {
+    /// Whose certificate is good, for people.
+    pub fn in_words(&self) -> String {
+        match (self.verify, &self.name) {
+            (Verify::On, Some(name)) => format!("verified as {name}"),
+            (Verify::On, None) => "without a name that could be verified".into(),
+            (Verify::Off, _) => "not verified".into(),
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use pen_ipc::tls_files::{Fact, Purpose};
 use crate::files::certificates::{left, moment};
 use pen_config::ids::Target;
 
-use pen_status::{FollowedRecord, Mode, ServerStatus};
+use pen_status::{FollowedRecord, Mode, ServerStatus, Verify};
 
 use crate::report::rows::ClientRow;
 
@@ -35,6 +35,11 @@ pub(super) fn servers(
             row.received
         )?;
         // Placed behind the words that scripts expect.
+        match row.tls.as_ref().map(|tls| tls.verify) {
+            Some(Verify::On) => write!(to, " tls verified")?,
+            Some(Verify::Off) => write!(to, " tls unverified")?,
+            None => {}
+        }
         write!(to, "{}", row.check_words())?;
         match row.mode {
             Mode::Ready => {}
@@ -137,6 +142,21 @@ mod tests {
         certificates(&[], 0, &mut text).unwrap();
         assert_eq!(text, b"There is no certificate: TLS is off\n");
     }
+
+    #[test]
+    fn a_server_with_tls_says_whether_it_is_verified() {
+        let mut rows = snapshot(&[], 0, &[]).servers;
+        let tls = |verify| Some(pen_status::ServerTlsStatus { verify, name: None });
+        (rows[0].tls, rows[1].tls) = (tls(Verify::On), tls(Verify::Off));
+        rows[1].mode = Mode::Maint;
+        let mut text = Vec::new();
+        servers(rows.into_iter(), &mut text).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].ends_with(" sx 28 rx 41 tls verified"), "{text}");
+        assert!(lines[1].ends_with(" sx 28 rx 41 tls unverified state maint"), "{text}");
+    }
+
     #[test]
     fn the_lines_are_the_originals() {
         let mut rows = snapshot(&[], 0, &[]).servers;

@@ -12,7 +12,7 @@ use pen_ipc::text::errno_text;
 use pen_status::histogram::Histogram;
 use pen_status::{
     CheckState, CheckStatus, FollowedRecord, History, LastFailure, LookupStatus, Mode, ReasonCount,
-    RecordState, ServerState, ServerStatus,
+    RecordState, ServerState, ServerStatus, ServerTlsStatus, Verify,
 };
 use pen_table::{
     Checks as Obedience, ClientEntry, Durations, FailureClass, Knows, Patience, ServerView, Table,
@@ -243,8 +243,17 @@ fn row(
         addresses: Vec::new(),
         lookup: None,
         slow_start: slow_start(target, state, settings, table.returned(number), now),
+        tls: tls(target, settings),
     };
     ServerStatus { state_text: status.in_words(unix), ..status }
+}
+
+/// The TLS of the connections to a server.
+fn tls(target: Target, settings: &Settings) -> Option<ServerTlsStatus> {
+    settings.speaks_tls(target).then(|| ServerTlsStatus {
+        verify: if settings.server_tls.verify { Verify::On } else { Verify::Off },
+        name: settings.tls_name(target).map(|name| name.to_string()),
+    })
 }
 
 /// The part of its share that a server in use has in slow start, in percent. None: it has the
@@ -316,9 +325,28 @@ fn name_of(code: i32, settings: &Settings) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use pen_config::tls::servers::ServerTransport;
     use pen_table::TableMode;
 
     use super::*;
+
+    #[test]
+    fn a_server_with_tls_tells_its_name_and_whether_it_is_verified() {
+        let address = pen_config::address::Address::Inet("10.0.0.1:443".parse().unwrap());
+        let mut settings = Settings {
+            servers: vec![Some(Server::at(address.clone())), Some(Server::at(address))],
+            ..Settings::default()
+        };
+        let of = |settings: &Settings, number| tls(Target::Server(ServerId(number)), settings);
+        assert_eq!(of(&settings, 0), None);
+        settings.servers[0].as_mut().unwrap().transport = ServerTransport::Tls;
+        let known = |verify, name: &str| Some(ServerTlsStatus { verify, name: Some(name.into()) });
+        assert_eq!(of(&settings, 0), known(Verify::On, "10.0.0.1"));
+        assert_eq!(of(&settings, 1), None);
+        settings.server_tls.name = Some("www.example".parse().unwrap());
+        settings.server_tls.verify = false;
+        assert_eq!(of(&settings, 0), known(Verify::Off, "www.example"));
+    }
 
     #[test]
     fn a_server_in_use_tells_the_share_that_it_has_in_slow_start() {

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use crate::histogram::{CONNECT, Histogram, LENGTH};
 use crate::metrics::text::{Text, label, les};
 use crate::metrics::{Family, Kind, State};
-use crate::status::{Mode, ServerState, ServerStatus, Status};
+use crate::status::{Mode, ServerState, ServerStatus, Status, Verify};
 
 /// A server and the labels of its samples.
 pub(super) struct Labelled<'s> {
@@ -82,6 +82,19 @@ pub(super) const FAMILIES: &[Family] = &[
                     text.number(labels, check.transitions);
                 }
             }
+        },
+    ),
+    Family::written(
+        Kind::Gauge,
+        "pen_server_tls",
+        "Whether connections to a server use TLS: 1 for on (its certificate is verified) or off \
+         (it is not), and 0 for the other; both are 0 without TLS.",
+        &["server", "address", "verify"],
+        |state, text| {
+            each_of(state, text, "verify", |server| {
+                let verify = server.tls.as_ref().map(|tls| tls.verify);
+                Verify::ALL.map(|each| (each.name(), (verify == Some(each)).into()))
+            });
         },
     ),
     Family::of_servers(Kind::Gauge, "pen_server_weight", "The weight of a server.", |server| {

@@ -4,7 +4,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 
 use crate::event::{EventKind, EventRecord, EventTime};
 use crate::page::{CONTENT_SECURITY_POLICY, SCRIPT, STYLE, render};
-use crate::{ServerState, Status, samples};
+use crate::{ServerState, ServerTlsStatus, Status, Verify, samples};
 
 /// A digest as the policy has it, in base64. 32 bytes are ten groups of three and one of two.
 fn hash(text: &str) -> String {
@@ -115,6 +115,27 @@ fn elements_are_closed_in_order_and_ids_are_unique() {
         ids.dedup();
         assert_eq!(ids.len(), all);
     }
+}
+
+#[test]
+fn a_server_with_tls_says_so_and_whose_certificate_is_good() {
+    let with = |verify, name: Option<&str>| {
+        let mut status = samples::fine(1);
+        let name = name.map(str::to_owned);
+        status.servers[0].tls = Some(ServerTlsStatus { verify, name });
+        text(&status)
+    };
+    for (verify, name, words) in [
+        (Verify::On, Some("www1.example.org"), "10.0.0.1 · TLS "),
+        (Verify::On, Some("10.0.0.1"), "10.0.0.1 · TLS "),
+        (Verify::On, Some("a.example"), "10.0.0.1 · TLS, verified as a.example "),
+        (Verify::On, None, "10.0.0.1 · TLS, without a name that could be verified "),
+        (Verify::Off, Some("www1.example.org"), "10.0.0.1 · TLS, not verified "),
+    ] {
+        let text = with(verify, name);
+        assert!(text.contains(&format!("0 www1.example.org:8080 {words}")), "{words}: {text}");
+    }
+    assert!(!text(&samples::fine(1)).contains("10.0.0.1 · TLS"));
 }
 
 #[test]

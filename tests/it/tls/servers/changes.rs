@@ -32,6 +32,19 @@ fn a_command_turns_tls_on_and_off_for_one_server_or_all() {
     assert!(pen.tell("write -").contains("\nserver 1 acl 0 address 127.0.0.1 port "));
     assert!(pen.tell("show server 1").contains(" tls on check default"));
     assert!(pen.tell("certificates").contains("authority of servers' certificates"));
+    let servers = pen.tell("servers");
+    let is_marked: Vec<bool> = servers.lines().map(|line| line.contains(" tls ")).collect();
+    assert_eq!(is_marked, [false, true], "{servers}");
+    assert!(servers.contains(" tls verified\n"), "{servers}");
+    let metrics = pen.tell("metrics");
+    let of = |server: usize, address: String, verify: &str| {
+        let labels = format!("server=\"{server}\",address=\"{address}\",verify=\"{verify}\"");
+        metrics.lines().find(|line| line.contains(&labels)).map(|line| line.ends_with(" 1"))
+    };
+    let address = |backend: &Backend| backend.address().to_string();
+    assert_eq!(of(0, address(&plain), "on"), Some(false), "{metrics}");
+    assert_eq!(of(1, address(&secured.backend), "on"), Some(true), "{metrics}");
+    assert_eq!(of(1, address(&secured.backend), "off"), Some(false), "{metrics}");
     pen.tell("server_tls on");
     pen.tell("server 0 tls off");
     pen.tell("server 1 tls default");

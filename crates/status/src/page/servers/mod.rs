@@ -9,7 +9,7 @@ use crate::page::health::Tally;
 use crate::page::html::Html;
 use crate::page::icon;
 use crate::page::rates::Rates;
-use crate::{ReasonCount, ServerState, ServerStatus, Status};
+use crate::{ReasonCount, ServerState, ServerStatus, ServerTlsStatus, Status, Verify};
 
 /// The line of a server has so many points.
 const POINTS: usize = 30;
@@ -179,10 +179,21 @@ fn name(html: &mut Html, server: &ServerStatus, title: Title) {
         if server.prio > 0 {
             more.push(format!("priority {}", server.prio));
         }
+        more.extend(server.tls.as_ref().map(|tls| secured(server, tls)));
         if !more.is_empty() {
             html.words("small", "", more.join(" · "));
         }
     });
+}
+
+/// That its connections use TLS, and what is not to be expected of it.
+fn secured(server: &ServerStatus, tls: &ServerTlsStatus) -> String {
+    // The name is beside it already.
+    let is_its_own = [&server.name, &server.address].contains(&&tls.name);
+    match (tls.verify, is_its_own && tls.name.is_some()) {
+        (Verify::On, true) => "TLS".into(),
+        (Verify::On, false) | (Verify::Off, _) => format!("TLS, {}", tls.in_words()),
+    }
 }
 
 fn connections(html: &mut Html, server: &ServerStatus) {
