@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use pen_status::Mode as ServerMode;
 use pen_status::histogram::{CONNECT, Histogram};
+use pen_status::{Mode as ServerMode, ServerTlsStatus, Verify};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -40,6 +40,8 @@ pub struct Server {
     pub check: Option<Check>,
     /// Why its name has no answer; none if it has one, or no name is looked up.
     pub outage: Option<Outage>,
+    /// The TLS of its connections; none in clear text, or if pen does not report it.
+    pub tls: Option<ServerTlsStatus>,
     pub connections: u64,
     /// The limits; 0 is none.
     pub max: u64,
@@ -166,6 +168,7 @@ impl Server {
             mode: ServerMode::deserialize(&server["mode"]).ok(),
             check: Check::read(&server["check"]),
             outage: Outage::read(server),
+            tls: tls(&server["tls"]),
             connections: figure(&server["connections"]),
             max: figure(&server["max"]),
             hard: figure(&server["hard"]),
@@ -209,6 +212,15 @@ impl Server {
     /// What its check says, as in the reply to `servers`: `up 12 ms`, `down REASON`, `unknown`.
     pub fn check_words(&self) -> Option<String> {
         self.check.as_ref().map(Check::words)
+    }
+
+    /// Whether its connections use TLS, in one short word: `yes`, or `any` if any certificate is
+    /// good; none in clear text.
+    pub fn tls_words(&self) -> Option<&'static str> {
+        self.tls.as_ref().map(|tls| match tls.verify {
+            Verify::On => "yes",
+            Verify::Off => "any",
+        })
     }
 
     /// The state in words, and then its reason.
@@ -275,6 +287,11 @@ impl State {
             State::Vacant | State::Unknown(_) => Health::Vacant,
         }
     }
+}
+
+fn tls(tls: &Value) -> Option<ServerTlsStatus> {
+    let tls = ServerTlsStatus::deserialize(tls).ok()?;
+    Some(ServerTlsStatus { name: tls.name.map(|name| shown(&name)), ..tls })
 }
 
 /// Address and port, as an operator writes them.

@@ -16,7 +16,10 @@ pub fn render(overview: &[u8], paint: Paint, width: Width) -> Option<String> {
     // If all names are addresses, one column is enough for both.
     let same = rows.iter().all(|row| row.cells[SERVER] == row.cells[ADDRESS]);
     let unchecked = overview.servers.iter().all(|server| server.check.is_none());
-    let is_empty = |column: usize| (same && column == ADDRESS) || (unchecked && column == CHECK);
+    let clear = overview.servers.iter().all(|server| server.tls.is_none());
+    let is_empty = |column: usize| {
+        (same && column == ADDRESS) || (unchecked && column == CHECK) || (clear && column == TLS)
+    };
     let layout = |layout: &&[usize]| -> Vec<usize> {
         layout.iter().copied().filter(|column| !is_empty(*column)).collect()
     };
@@ -30,7 +33,7 @@ pub fn render(overview: &[u8], paint: Paint, width: Width) -> Option<String> {
     Some(grid.lines(&rows, paint, width) + &summary(&overview, total, width))
 }
 
-const COLUMNS: usize = 11;
+const COLUMNS: usize = 12;
 
 const TITLES: [&str; COLUMNS] = [
     "",
@@ -39,6 +42,7 @@ const TITLES: [&str; COLUMNS] = [
     "state",
     "state",
     "check",
+    "tls",
     "conn",
     "of all",
     "sent",
@@ -55,20 +59,22 @@ const STATE: usize = 3;
 const BRIEF: usize = 4;
 /// What its check says; omitted if no server has one.
 const CHECK: usize = 5;
-const CONN: usize = 6;
+/// Whether its connections use TLS; omitted if those of no server do.
+const TLS: usize = 6;
+const CONN: usize = 7;
 /// The percentage of all open connections.
-const OF_ALL: usize = 7;
-const SENT: usize = 8;
-const RECEIVED: usize = 9;
-const FAILURE: usize = 10;
+const OF_ALL: usize = 8;
+const SENT: usize = 9;
+const RECEIVED: usize = 10;
+const FAILURE: usize = 11;
 
 /// The choices of columns: the first that fits the terminal is used. The reason of a failure and
 /// what the check says are omitted last.
 const LAYOUTS: [&[usize]; 8] = [
-    &[NUMBER, SERVER, ADDRESS, STATE, CHECK, CONN, OF_ALL, SENT, RECEIVED, FAILURE],
-    &[NUMBER, SERVER, STATE, CHECK, CONN, OF_ALL, SENT, RECEIVED, FAILURE],
-    &[NUMBER, SERVER, BRIEF, CHECK, CONN, OF_ALL, SENT, RECEIVED, FAILURE],
-    &[NUMBER, SERVER, BRIEF, CHECK, CONN, OF_ALL, FAILURE],
+    &[NUMBER, SERVER, ADDRESS, STATE, CHECK, TLS, CONN, OF_ALL, SENT, RECEIVED, FAILURE],
+    &[NUMBER, SERVER, STATE, CHECK, TLS, CONN, OF_ALL, SENT, RECEIVED, FAILURE],
+    &[NUMBER, SERVER, BRIEF, CHECK, TLS, CONN, OF_ALL, SENT, RECEIVED, FAILURE],
+    &[NUMBER, SERVER, BRIEF, CHECK, TLS, CONN, OF_ALL, FAILURE],
     &[NUMBER, SERVER, BRIEF, CHECK, CONN, FAILURE],
     &[NUMBER, SERVER, STATE, CHECK, CONN],
     &[NUMBER, SERVER, BRIEF, CHECK, CONN],
@@ -91,6 +97,7 @@ fn row(server: &Server, total: u64, now: u64) -> Row<COLUMNS> {
         brief.clone() + &why,
         brief,
         server.check_words().unwrap_or_else(|| "-".to_owned()),
+        server.tls_words().unwrap_or("-").to_owned(),
         server.usage(),
         of_all.map_or("-".to_owned(), |of_all| format!("{of_all}%")),
         bytes(server.sent),
@@ -306,6 +313,23 @@ MB     999 B  5 min ago: connection refused
             assert!(table.lines().all(|line| line.chars().count() <= columns), "{table}");
         }
         assert!(!rendered(overview(), Paint::Plain).contains("check"), "there is none");
+    }
+
+    #[test]
+    fn servers_with_tls_are_marked_if_there_are_some() {
+        let mut secured = overview();
+        secured["servers"][0]["tls"] = json!({ "verify": "on", "name": "www0" });
+        secured["servers"][1]["tls"] = json!({ "verify": "off", "name": null });
+        let table = rendered(secured, Paint::Plain);
+        let lines: Vec<String> = table
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+            .collect();
+        assert!(lines[0].contains(" state tls conn "), "{table}");
+        for (line, words) in [(1, " up yes 0 of "), (2, "refused any 10 of "), (4, " full - ")] {
+            assert!(lines[line].contains(words), "{words}: {table}");
+        }
+        assert!(!rendered(overview(), Paint::Plain).contains("tls"));
     }
 
     #[test]

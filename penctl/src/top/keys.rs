@@ -38,7 +38,7 @@ pub const KEYS: [(&str, &str); 19] = [
 const LONGEST_ANSWER: usize = 64;
 
 /// The lines about a server that can be scrolled away.
-const DETAILS: usize = 18;
+const DETAILS: usize = 19;
 
 /// Seconds out of service, unless the user gives others.
 const SECONDS: u64 = 60;

@@ -18,6 +18,7 @@ enum Column {
     Name,
     State,
     Check,
+    Tls,
     Connections,
     Bar,
     OfNew,
@@ -35,7 +36,8 @@ use Column::*;
 const FIXED: [Column; 4] = [Number, Name, State, Connections];
 
 /// The columns that are omitted if there is no room, in this order.
-const OPTIONAL: [Column; 9] = [OfNew, Median, Failed, Bar, Minutes, Percentile, Bytes, Rate, Check];
+const OPTIONAL: [Column; 10] =
+    [OfNew, Median, Failed, Bar, Minutes, Percentile, Bytes, Tls, Rate, Check];
 
 /// How many of them make room for longer names, and for longer words of checks.
 const SPARE_FOR_NAMES: usize = 2;
@@ -58,6 +60,7 @@ impl Column {
             Name => 15,
             State => 12,
             Check => 10,
+            Tls => 3,
             Connections => 8,
             Bar => 5,
             OfNew | Rate | Failed => 6,
@@ -73,6 +76,7 @@ impl Column {
             Name => "server".to_owned(),
             State => "state".to_owned(),
             Check => "check".to_owned(),
+            Tls => "tls".to_owned(),
             Connections => "conn".to_owned(),
             Bar => String::new(),
             OfNew => "of new".to_owned(),
@@ -93,7 +97,7 @@ impl Column {
     fn is_figure(self) -> bool {
         match self {
             Connections | OfNew | Rate | Bytes | Median | Percentile | Failed => true,
-            Number | Name | State | Check | Bar | Minutes => false,
+            Number | Name | State | Check | Tls | Bar | Minutes => false,
         }
     }
 
@@ -109,7 +113,7 @@ impl Column {
             Bytes => Some(Key::Bytes),
             Percentile => Some(Key::ConnectTime),
             Failed => Some(Key::Failures),
-            Bar | OfNew | Median | Minutes => None,
+            Tls | Bar | OfNew | Median | Minutes => None,
         }
     }
 }
@@ -186,6 +190,7 @@ impl Sheet<'_> {
             Name => (name(server), look.strong()),
             State => (state(server, width), look.health(server.state.health())),
             Check => (check(server), look.check(server)),
+            Tls => (tls(server), look.plain()),
             Connections => (connections(server), look.plain()),
             Bar => return self.bar(server, width),
             OfNew => {
@@ -251,6 +256,9 @@ fn widths(room: usize, rows: &[&Server]) -> Vec<(Column, usize)> {
     // A column that would show nothing is omitted.
     if rows.iter().all(|server| server.check.is_none()) {
         columns.retain(|column| *column != Check);
+    }
+    if rows.iter().all(|server| server.tls.is_none()) {
+        columns.retain(|column| *column != Tls);
     }
     if rows.iter().all(|server| server.limit().is_none()) {
         columns.retain(|column| *column != Bar);
@@ -322,6 +330,11 @@ fn state(server: &Server, room: usize) -> String {
 /// What its check says.
 fn check(server: &Server) -> String {
     or_dash(server.check_words())
+}
+
+/// Whether its connections use TLS.
+fn tls(server: &Server) -> String {
+    server.tls_words().unwrap_or("-").to_owned()
 }
 
 fn connections(server: &Server) -> String {

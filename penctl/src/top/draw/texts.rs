@@ -78,13 +78,17 @@ fn details(server: &Server, model: &Model, look: Look) -> Vec<Line<'static>> {
         ("sent", bytes(server.sent)),
         ("received", bytes(server.received)),
     ];
+    if let Some(tls) = &server.tls {
+        facts.insert(2, ("tls", tls.in_words()));
+    }
     if let Some(check) = &server.check {
         let ago = |moment: u64| duration(now.saturating_sub(moment));
-        facts.insert(3, ("check", format!("{}: {}", check.kind, check.words())));
+        let state = facts.iter().position(|(name, _)| *name == "state").unwrap_or(0);
+        facts.insert(state + 1, ("check", format!("{}: {}", check.kind, check.words())));
         let mut times = vec![format!("for {}", ago(check.since))];
         times.extend(check.last.map(|last| format!("checked {} ago", ago(last))));
         times.push(format!("{} changes", check.transitions));
-        facts.insert(4, ("", times.join(", ")));
+        facts.insert(state + 2, ("", times.join(", ")));
     }
     facts.extend(server.total.map(|total| ("in all", format!("{total} connections"))));
     for (name, share) in [("connect p50", 0.5), ("connect p90", 0.9), ("connect p99", 0.99)] {

@@ -156,6 +156,26 @@ fn a_pen_without_checks_has_no_column_for_them() {
 }
 
 #[test]
+fn servers_with_tls_are_marked_and_details_say_whose_certificate_is_good() {
+    let (mut model, now) = view();
+    let mut value = report(4);
+    value["servers"][0]["tls"] = json!({ "verify": "on", "name": "www0.example.com" });
+    value["servers"][1]["tls"] = json!({ "verify": "off", "name": null });
+    model.report(read(&value), now);
+    for size in [(80, 24), (132, 43)] {
+        let text = shown(&mut model, size);
+        assert!(line(&text, "#").contains(" tls "), "{size:?}:\n{text}");
+        assert!(line(&text, "0 ").contains(" yes "), "{size:?}:\n{text}");
+        assert!(line(&text, "1 ").contains(" any "), "{size:?}:\n{text}");
+    }
+    press(&mut model, KeyCode::Enter, now);
+    let text = shown(&mut model, (80, 24));
+    assert!(text.contains("verified as www0.example.com"), "{text}");
+    let (mut clear, _) = view();
+    assert!(!shown(&mut clear, (132, 43)).contains("tls"));
+}
+
+#[test]
 fn held_clients_a_pause_and_disregarded_checks_are_above_the_servers() {
     let (mut model, now) = view();
     let text = shown(&mut model, (80, 24));
