@@ -188,14 +188,14 @@ mod tests {
         };
         (rows[0].lookup, rows[1].lookup) = (Some(lookup), Some(failing));
         let record = FollowedRecord { name: "www".into(), record: RecordState::Present };
-        rows[1].follows = Some(record);
+        (rows[1].follows, rows[1].address) = (Some(record), None);
         let mut text = Vec::new();
         servers(rows.into_iter(), &mut text).unwrap();
         assert_eq!(
             String::from_utf8(text).unwrap(),
             "0 addr 127.0.0.1 port 21000 conn 0 max 20 hard 30 weight 1 prio 2 sx 28 rx 41\n\
-             1 addr 127.0.0.1 port 21001 conn 1 max 20 hard 30 weight 1 prio 2 sx 28 rx 41 from \
-             www record present lookup failed no such host\n"
+             1 addr - port 21001 conn 1 max 20 hard 30 weight 1 prio 2 sx 28 rx 41 from www \
+             record present lookup failed no such host\n"
         );
         let old = ClientRow { age: 301, ..client(1) };
         let mut text = Vec::new();
