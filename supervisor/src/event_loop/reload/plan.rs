@@ -134,8 +134,8 @@ impl Supervisor {
     }
 
     /// Whether to read the files of TLS towards servers: for the first server that speaks it, for
-    /// HUP, and when the settings of the files change. Not each hour, as those towards clients: what
-    /// is read drops the sessions with servers.
+    /// HUP, and when the settings of the files change. Not each hour, as those towards clients:
+    /// other files end the sessions that could be resumed.
     fn reads_server_tls(&self, resolved: &Resolved) -> bool {
         let (running, wanted) = (&self.context.settings.server_tls, &resolved.settings.server_tls);
         let files = |tls: &ServerTls| {
