@@ -53,6 +53,8 @@ fn a_resolver_that_hangs_holds_up_nobody_and_is_killed() {
     hangs.stop();
     names.addresses("www.test", [at(2)]);
     names.answers("www.test", Manner::InOrder);
+    // Another time between rounds begins no round either.
+    pen.tells("resolve 2", "2");
     // Commands have resolvers of their own.
     names.addresses("other.test", [at(2)]);
     pen.tells(&format!("emergency other.test:{port}"), "");
@@ -88,6 +90,28 @@ fn a_supervisor_without_descriptors_keeps_its_servers_and_looks_names_up_later()
     pen.hears("www.test is resolved again");
     eventually("the server moves", || uses(&pen, 2));
     assert_eq!((told(&pen, "lookup_failed"), told(&pen, "lookup_works")), (1, 1));
+}
+
+#[test]
+fn after_an_upgrade_that_failed_names_are_looked_up_soon() {
+    let this = "after_an_upgrade_that_failed_names_are_looked_up_soon";
+    if !in_own_network(this, &name_server::setup()) {
+        return;
+    }
+    let names = NameServer::start();
+    let (port, _servers) = servers(&[1, 2]);
+    names.addresses("www.test", [at(1)]);
+    let pen = Installed::start(follower("www.test", port));
+    let gate = Gate::closed();
+    names.answers("www.test", Manner::Late(gate.clone()));
+    until("a resolver waits for the name server", || resolver(&pen));
+    pen.tells("resolve 3600", "3600");
+    pen.install("0.2.0 rehearsal exits");
+    pen.fails_to_upgrade();
+    gate.open();
+    names.addresses("www.test", [at(2)]);
+    names.answers("www.test", Manner::InOrder);
+    eventually("the server moves", || uses(&pen, 2));
 }
 
 #[test]

@@ -18,15 +18,15 @@ use crate::harness::machine::{example, in_own_network};
 use crate::harness::{Backend, Builder, Pen, Port, SetOnDrop, eventually};
 use crate::upgrade::Installed;
 
-const NAME: &str = "web.test";
+pub const NAME: &str = "web.test";
 
 /// An address of this machine.
-fn at(last: u8) -> Ipv4Addr {
+pub fn at(last: u8) -> Ipv4Addr {
     Ipv4Addr::new(127, 0, 1, last)
 }
 
 /// A server at a port of all addresses of this machine. It greets with the one that was asked.
-fn everywhere() -> Backend {
+pub fn everywhere() -> Backend {
     Backend::with_on(Ipv4Addr::UNSPECIFIED.into(), |mut connection| {
         let address = connection.local_addr()?.as_socket().unwrap();
         connection.write_all(format!("{}\n", address.ip()).as_bytes())?;
@@ -35,7 +35,7 @@ fn everywhere() -> Backend {
 }
 
 /// A pen whose servers 0 to 3 follow the name; it is looked up each second.
-fn follower(servers: &Backend) -> Builder {
+pub fn follower(servers: &Backend) -> Builder {
     let port = servers.address().port();
     Pen::builder()
         .workers(2)
@@ -45,7 +45,7 @@ fn follower(servers: &Backend) -> Builder {
 
 /// The slots of a pen that have a server: the last byte of each address, with `-` if its record is
 /// gone.
-fn slots(pen: &Pen) -> Vec<String> {
+pub fn slots(pen: &Pen) -> Vec<String> {
     let reply = pen.tell("servers");
     let slot = |line: &str| {
         let words: Vec<&str> = line.split(' ').collect();
@@ -57,7 +57,7 @@ fn slots(pen: &Pen) -> Vec<String> {
 }
 
 #[track_caller]
-fn become_slots(pen: &Pen, wanted: &[&str]) {
+pub fn become_slots(pen: &Pen, wanted: &[&str]) {
     let mut seen = Vec::new();
     let found = crate::harness::wait::within(crate::harness::PATIENCE, || {
         seen = slots(pen);
@@ -75,16 +75,16 @@ fn looked_up(names: &NameServer, name: &str) {
 }
 
 /// A client's address.
-fn client(last: u8) -> IpAddr {
+pub fn client(last: u8) -> IpAddr {
     Ipv4Addr::new(127, 2, 0, last).into()
 }
 
 /// The servers that so many new clients get.
-fn got(pen: &Pen, clients: std::ops::Range<u8>) -> BTreeSet<String> {
+pub fn got(pen: &Pen, clients: std::ops::Range<u8>) -> BTreeSet<String> {
     clients.map(|last| pen.ask(client(last)).expect("a server")).collect()
 }
 
-fn set(lasts: &[u8]) -> BTreeSet<String> {
+pub fn set(lasts: &[u8]) -> BTreeSet<String> {
     lasts.iter().map(|last| at(*last).to_string()).collect()
 }
 

@@ -4,6 +4,7 @@ mod faults;
 mod follows;
 pub mod name_server;
 mod servers;
+mod slots;
 
 use std::net::Ipv4Addr;
 
