@@ -11,11 +11,11 @@
 //! decide. So the table depends on the set of servers and on nothing else. Numbers are integers,
 //! because every machine must compute the same.
 
-use std::collections::HashMap;
+mod names;
+pub mod rendezvous;
 
-use crate::address::Host;
-use crate::ids::ServerId;
-use crate::settings::{Method, Server, Settings};
+pub use crate::maglev::names::{Named, named};
+use crate::settings::{Method, Settings};
 
 /// How many positions there are. A prime, so that every step visits all positions.
 pub const POSITIONS: u32 = 65537;
@@ -27,7 +27,9 @@ const NOBODY: u16 = u16::MAX;
 /// if no server has a weight.
 pub fn positions(settings: &Settings) -> Vec<u16> {
     match settings.selection.method() {
-        Method::Maglev => table(named(settings)),
+        Method::Maglev => {
+            table(named(settings).into_iter().filter(|server| server.weight > 0).collect())
+        }
         Method::Prio
         | Method::Weight
         | Method::Leastconn
@@ -35,40 +37,6 @@ pub fn positions(settings: &Settings) -> Vec<u16> {
         | Method::Hash
         | Method::RoundRobin => Vec::new(),
     }
-}
-
-/// The servers that have a weight, each with the hash of its name.
-fn named(settings: &Settings) -> Vec<Named> {
-    // The same server can be there several times.
-    let mut before: HashMap<String, u64> = HashMap::new();
-    let weighted = settings.configured().filter(|(_, server)| server.weight > 0);
-    let each = weighted.map(|(id, server)| {
-        let text = text_of(server, settings.followed(id).is_some());
-        let count = before.entry(text.clone()).or_default();
-        let hash = mixed(fnv1a(text.as_bytes()) ^ mixed(*count));
-        *count += 1;
-        Named { id, hash, weight: server.weight }
-    });
-    each.collect()
-}
-
-/// The address and port of a server as the operator wrote them. An answer of the resolver is not
-/// the same on every machine. Servers that follow the addresses of one name are told apart by them.
-fn text_of(server: &Server, follows: bool) -> String {
-    match &server.given {
-        Some(Host::Name(name)) if !follows => format!("{name}:{}", server.address.port()),
-        Some(Host::Name(_) | Host::Ip(_) | Host::Zoned(_, _) | Host::Unix(_)) | None => {
-            server.address.to_string()
-        }
-    }
-}
-
-/// A server that names positions.
-#[derive(Clone, Copy, Debug)]
-struct Named {
-    id: ServerId,
-    hash: u64,
-    weight: u32,
 }
 
 /// How a server names positions: all of them once, in steps.
@@ -160,12 +128,6 @@ fn table(servers: Vec<Named>) -> Vec<u16> {
     }
 }
 
-fn fnv1a(bytes: &[u8]) -> u64 {
-    const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
-    const PRIME: u64 = 0x0000_0100_0000_01b3;
-    bytes.iter().fold(BASIS, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(PRIME))
-}
-
 /// Spreads a hash over all bits (the end of MurmurHash3, Appleby 2011).
 pub fn mixed(hash: u64) -> u64 {
     let hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
@@ -177,9 +139,11 @@ pub fn mixed(hash: u64) -> u64 {
 mod tests {
     use proptest::prelude::*;
 
+    use std::collections::HashMap;
+
     use super::*;
-    use crate::address::Address;
-    use crate::settings::{Maglev, Selection};
+    use crate::address::{Address, Host};
+    use crate::settings::{Maglev, Selection, Server};
 
     fn settings(servers: Vec<Option<Server>>) -> Settings {
         let selection = Selection { maglev: Maglev::On, ..Selection::default() };
