@@ -42,9 +42,8 @@ pub(super) fn reasons_of_method(
             vec![format!("drawn now, perhaps others next time: {one}; {other}")]
         }
         Method::Maglev => {
-            let position = position(settings, client);
-            let choices = farm.choices().borrow();
-            let owner = choices.walk(settings, position).next();
+            let position = position(client);
+            let owner = farm.choices().borrow().owner(position);
             let next =
                 if owner == Some(id) { "" } else { ", whose clients spread over the others" };
             owner.map_or(Vec::new(), |owner| {

@@ -4,7 +4,6 @@
 use std::net::IpAddr;
 
 use pen_config::ids::{ClientKey, ServerId};
-use pen_config::per_client::ClientNet;
 
 /// The server that a client's address hashes to. The hash is FNV-1a (64 bits) over the bytes of the
 /// address (4 for IPv4, 16 for IPv6) and, where the port counts, its two bytes. A jump consistent
@@ -20,12 +19,17 @@ pub fn hashed(key: ClientKey, port: Option<u16>, servers: u32) -> Option<ServerI
     (servers > 0).then(|| ServerId(jump(hash, servers) as u16))
 }
 
-/// The hash of the network that counts as one client with maglev: FNV-1a over the bytes of the
-/// address, of which only the bits of `net` count. The clients of a Unix socket are one.
-pub fn hash_of_net(key: ClientKey, net: ClientNet) -> u64 {
-    match net.first(key).ip() {
+/// The hash of a client with maglev: FNV-1a over the bytes of its address, of which with IPv6 only
+/// the first 64 bits count. That is what providers give to one customer. It is no setting: limits
+/// per client may count for other nets (`per_client_net`), and must not move clients. The clients of
+/// a Unix socket are one.
+pub fn hash_of_client(key: ClientKey) -> u64 {
+    match key.ip() {
         Some(IpAddr::V4(ip)) => fnv1a(FNV_OFFSET, &ip.octets()),
-        Some(IpAddr::V6(ip)) => fnv1a(FNV_OFFSET, &ip.octets()),
+        Some(IpAddr::V6(ip)) => {
+            let net = u128::from(ip) & !u128::from(u64::MAX);
+            fnv1a(FNV_OFFSET, &net.to_be_bytes())
+        }
         None => FNV_OFFSET,
     }
 }
@@ -70,15 +74,10 @@ mod tests {
 
     #[test]
     fn a_net_of_ipv6_is_one_client() {
-        let hash = |text: &str| {
-            hash_of_net(ClientKey::from_ip(text.parse().unwrap()), ClientNet::default())
-        };
+        let hash = |text: &str| hash_of_client(ClientKey::from_ip(text.parse().unwrap()));
         assert_eq!(hash("2001:db8:1:2::1"), hash("2001:db8:1:2:ffff::"));
         assert_ne!(hash("2001:db8:1:2::1"), hash("2001:db8:1:3::1"));
         assert_ne!(hash("10.0.0.1"), hash("10.0.0.2"));
-        let wide = ClientNet { v4: 24, v6: 64 };
-        let of_wide = hash_of_net(ClientKey::from_ip("10.0.0.2".parse().unwrap()), wide);
-        assert_eq!(of_wide, hash("10.0.0.0"));
         // Frozen, as above.
         assert_eq!(hash("192.0.2.1"), fnv1a(FNV_OFFSET, &[192, 0, 2, 1]));
     }

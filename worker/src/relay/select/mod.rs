@@ -8,26 +8,27 @@
 
 pub mod choices;
 pub mod farm;
+mod first;
 pub(crate) mod hash;
 mod judge;
 mod regardless;
 pub mod route;
+mod scan;
 pub(crate) mod slow_start;
 #[cfg(test)]
 mod tests;
 
-use std::cell::RefCell;
-
-use pen_config::ids::{ClientKey, MAX_SERVERS, ServerId, Target};
+use pen_config::ids::{ClientKey, ServerId, Target};
 use pen_config::settings::{Method, Settings};
 use pen_table::Blacklist;
 pub use pen_table::{Checks, Knows, Patience, Usable};
 
 use crate::relay::select::choices::{Choosing, position};
-use crate::relay::select::hash::hashed;
+use crate::relay::select::first::{first, round_robin};
 use crate::relay::select::judge::{Asks, eligible};
 pub use crate::relay::select::judge::{SelectionRefusal, client_permitted};
 use crate::relay::select::regardless::{is_regardless, may_disregard};
+use crate::relay::select::scan::Failover;
 
 /// The client that needs a server.
 #[derive(Clone, Copy, Debug)]
@@ -81,19 +82,16 @@ pub struct Placement {
     /// Whether a server that drains takes the client that it knows. Not where nobody is tracked:
     /// there each connection is a new client's.
     tracks: bool,
-    /// The servers that were tried: the first one and, only if there are more, a bit for each. The
-    /// first server serves most clients.
+    /// The servers that were tried or were out: the first one and, only if there are more, a bit for
+    /// each. The first server serves most clients.
     tried: Option<ServerId>,
-    tried_more: Option<Box<[u64; TRIED_WORDS]>>,
+    failover: Option<Box<Failover>>,
     /// The position of the client, with maglev.
     position: u32,
     /// The first target that was passed over because of a hindrance. It is tried when no other
     /// target is left.
     held: Option<Target>,
 }
-
-/// A bit for every possible server.
-const TRIED_WORDS: usize = MAX_SERVERS as usize / 64;
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum SelectionStep {
@@ -134,16 +132,22 @@ impl Placement {
             Some(Target::Server(id)) => settings.target(Target::Server(id)).map(|_| id),
             Some(Target::Emergency | Target::Abuse) | None => None,
         };
-        let first = first(settings, farm, client, recorded, note);
+        let position = match settings.selection.method() {
+            Method::Maglev => position(client.key),
+            Method::Prio
+            | Method::Weight
+            | Method::Leastconn
+            | Method::P2c
+            | Method::Hash
+            | Method::RoundRobin => 0,
+        };
+        let first = first(settings, farm, client, position, recorded, note);
         let step = match (settings.selection.stubborn, first) {
             (false, first) => SelectionStep::First(first),
             (true, Some(id)) => SelectionStep::Only(Target::Server(id)),
             (true, None) => SelectionStep::Done,
         };
-        let mut placement = Placement::starting(step, recorded, tracks);
-        if settings.selection.method() == Method::Maglev {
-            placement.position = position(settings, client.key);
-        }
+        let mut placement = Placement { position, ..Placement::starting(step, recorded, tracks) };
         if step == SelectionStep::Done
             && let Some(id) = placement.first_regardless(settings, farm)
         {
@@ -166,7 +170,7 @@ impl Placement {
     }
 
     fn starting(step: SelectionStep, known: Option<ServerId>, tracks: bool) -> Placement {
-        Placement { step, known, tracks, tried: None, tried_more: None, position: 0, held: None }
+        Placement { step, known, tracks, tried: None, failover: None, position: 0, held: None }
     }
 
     /// Whether the client is already recorded on a target: then the target's hard limit applies.
@@ -325,117 +329,8 @@ impl Placement {
     /// Selects a server; the scan continues after it.
     fn pass(&mut self, id: ServerId) -> Trial {
         self.step = SelectionStep::Scan(u32::from(id.0));
-        match self.tried {
-            None => self.tried = Some(id),
-            Some(_) => {
-                let bits = self.tried_more.get_or_insert_with(|| Box::new([0; TRIED_WORDS]));
-                bits[id.index() / 64 % TRIED_WORDS] |= 1 << (id.index() % 64);
-            }
-        }
+        self.mark(id);
         Trial::first(id)
-    }
-
-    fn has_tried(&self, id: ServerId) -> bool {
-        let in_bits = |bits: &[u64; TRIED_WORDS]| {
-            bits[id.index() / 64 % TRIED_WORDS] >> (id.index() % 64) & 1 == 1
-        };
-        self.tried == Some(id) || self.tried_more.as_deref().is_some_and(in_bits)
-    }
-
-    /// The untried server that failover tries after `after`: by prio in prio mode; with methods
-    /// that obey weights, servers without weight come last.
-    fn scan(&self, settings: &Settings, farm: &impl Choosing, after: u32) -> Option<ServerId> {
-        let untried = rotation(settings.server_count(), after)
-            .filter(|id| !self.has_tried(*id))
-            .filter_map(|id| Some((id, settings.target(Target::Server(id))?)));
-        // Each step of these methods examines all servers, so thousands of those that are out
-        // must not be a step each.
-        let is_left_out = |id: ServerId| farm.is_left_out(id.0.into(), self.drains_into(id));
-        let usable = untried.clone().filter(|(id, _)| !is_left_out(*id));
-        let method = settings.selection.method();
-        if method == Method::Maglev {
-            let choices = farm.choices().borrow();
-            let next = choices
-                .walk(settings, self.position)
-                .find(|id| !self.has_tried(*id) && !is_left_out(*id));
-            if next.is_some() {
-                return next;
-            }
-        }
-        if method == Method::Prio {
-            usable.min_by_key(|(id, server)| (server.prio, id.0)).map(|(id, _)| id)
-        } else if method.obeys_weights() {
-            // The first of the smallest: false (it has a weight) is less than true.
-            usable.min_by_key(|(_, server)| server.weight == 0).map(|(id, _)| id)
-        } else {
-            untried.map(|(id, _)| id).next()
-        }
-    }
-}
-
-/// The server that is tried first.
-fn first(
-    settings: &Settings,
-    farm: &impl Choosing,
-    client: Candidate,
-    recorded: Option<ServerId>,
-    note: &mut impl FnMut(ServerId, SelectionRefusal),
-) -> Option<ServerId> {
-    let modes = settings.selection;
-    if let (Some(id), true) = (recorded, modes.tracks()) {
-        return Some(id);
-    }
-    let note = RefCell::new(note);
-    let judge = |id: ServerId| {
-        let asks =
-            Asks { client: client.key, known: recorded == Some(id), tracks: !modes.roundrobin };
-        let judged = eligible(settings, farm, asks, Trial::first(id)).map(|_| ());
-        judged.inspect_err(|refusal| note.borrow_mut()(id, *refusal))
-    };
-    let word = match settings.slow_start {
-        0 => 0,
-        _ => farm.choices().borrow_mut().word(),
-    };
-    // In slow start, a server is passed over as often as it lacks of its share.
-    let slowly = |id: ServerId| {
-        judge(id)?;
-        match slow_start::passes(settings, farm, id, word) {
-            Ok(()) => Ok(()),
-            Err(refusal) => {
-                note.borrow_mut()(id, refusal);
-                Err(refusal)
-            }
-        }
-    };
-    let mut note_other = |id, refusal| note.borrow_mut()(id, refusal);
-    let mut by_method = |judge: &dyn Fn(ServerId) -> Result<(), SelectionRefusal>| {
-        let choices = &mut *farm.choices().borrow_mut();
-        choices.first(settings, farm, client.key, &mut |id| judge(id), &mut note_other)
-    };
-    match modes.method() {
-        Method::Weight | Method::Leastconn | Method::P2c | Method::Maglev => by_method(&judge),
-        Method::Prio => by_method(&slowly).or_else(|| by_method(&judge)),
-        Method::Hash => {
-            let port = modes.roundrobin.then_some(client.port);
-            hashed(client.key, port, settings.server_count())
-        }
-        Method::RoundRobin => round_robin(settings, farm, &mut |id| slowly(id).is_ok())
-            .or_else(|| round_robin(settings, farm, &mut |id| judge(id).is_ok())),
-    }
-}
-
-/// The next available server after the cursor, which moves there. All workers share one sequence.
-fn round_robin(
-    settings: &Settings,
-    farm: &impl Choosing,
-    is_available: &mut impl FnMut(ServerId) -> bool,
-) -> Option<ServerId> {
-    loop {
-        let cursor = farm.cursor();
-        let id = rotation(settings.server_count(), cursor).find(|id| is_available(*id))?;
-        if farm.advance_cursor(cursor, u32::from(id.0)) {
-            return Some(id);
-        }
     }
 }
 

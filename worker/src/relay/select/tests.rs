@@ -1,6 +1,6 @@
 //! The choice, compared with a model of the servers.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 use pen_config::address::Address;
 use pen_config::settings::{Maglev, Selection, Server};
@@ -11,7 +11,11 @@ use crate::relay::select::choices::{Choices, Choosing};
 use crate::relay::select::farm::{Farm, Hindrance};
 use crate::relay::select::*;
 
+mod draws;
+mod examined;
 mod methods;
+mod positions;
+mod slow_start;
 mod standings;
 
 impl Default for Choices {
@@ -30,10 +34,24 @@ struct Model {
     choices: RefCell<Choices>,
     now: Cell<u64>,
     returned: Vec<u64>,
+    skips: Skips,
+    /// How often a server's state was asked for.
+    examined: Cell<u32>,
+}
+
+/// Which servers failover skips without a step.
+#[derive(Clone, Copy, Default, Eq, PartialEq)]
+enum Skips {
+    /// None, as in an explanation.
+    #[default]
+    None,
+    /// Those that are out, as with real clients.
+    Out,
 }
 
 impl Farm for Model {
     fn server(&self, row: u32) -> ServerView {
+        self.examined.set(self.examined.get() + 1);
         let blacklist = self.states.get(row as usize).copied().flatten();
         ServerView {
             blacklist: blacklist.unwrap_or(Blacklist::Clear),
@@ -60,8 +78,8 @@ impl Farm for Model {
     fn returned(&self, row: u32) -> u64 {
         self.returned.get(row as usize).copied().unwrap_or(0)
     }
-    fn is_left_out(&self, _: u32, _: Knows) -> bool {
-        false
+    fn is_left_out(&self, row: u32, knows: Knows) -> bool {
+        self.skips == Skips::Out && self.server(row).is_out(knows)
     }
 }
 

@@ -3,6 +3,7 @@
 //! It makes a choice among a thousand servers cost about as much as one among two. Everything here
 //! can be made again from the settings and the shared table at any time.
 
+mod bound;
 mod draw;
 mod loads;
 mod positions;
@@ -11,15 +12,15 @@ mod turns;
 
 use std::cell::RefCell;
 
-use pen_config::ids::{ClientKey, ServerId};
+use pen_config::ids::ServerId;
 use pen_config::maglev::{self, mixed};
 use pen_config::settings::{Method, Settings};
 
 use crate::relay::select::SelectionRefusal;
 use crate::relay::select::choices::draw::Draw;
 use crate::relay::select::choices::loads::{Loads, measure};
-use crate::relay::select::choices::positions::Positions;
 pub use crate::relay::select::choices::positions::position;
+use crate::relay::select::choices::positions::{Positions, Walked};
 use crate::relay::select::choices::ranks::Ranks;
 use crate::relay::select::farm::Farm;
 
@@ -112,26 +113,26 @@ impl Choices {
     pub fn note(&mut self, row: u32) {
         match &mut self.of_method {
             OfMethod::Loads(loads) => loads.note(row),
-            OfMethod::Ranks(_) | OfMethod::Draw(_) | OfMethod::Positions(_) | OfMethod::Nothing => {
-            }
+            OfMethod::Positions(positions) => positions.note(row),
+            OfMethod::Ranks(_) | OfMethod::Draw(_) | OfMethod::Nothing => {}
         }
     }
 
     /// The server of the method in force; `None` if there is no server that `judge` accepts, or if
     /// the method is one of those that need nothing. `judge` notes why it refuses a server; `note`
-    /// is called for servers that are refused without it.
+    /// is called for servers that are refused without it. `position`: the client's, with maglev.
     pub(in crate::relay::select) fn first(
         &mut self,
         settings: &Settings,
         farm: &impl Farm,
-        client: ClientKey,
+        position: u32,
         judge: &mut impl FnMut(ServerId) -> Result<(), SelectionRefusal>,
         note: &mut impl FnMut(ServerId, SelectionRefusal),
     ) -> Option<ServerId> {
         match &mut self.of_method {
             OfMethod::Ranks(ranks) => ranks.first(farm, judge),
             OfMethod::Positions(positions) => {
-                positions.first(settings, farm, position(settings, client), judge, note)
+                positions.first(settings, farm, position, &mut |id| judge(id).is_ok(), note)
             }
             OfMethod::Loads(loads) => loads.least(settings, farm, judge, note),
             OfMethod::Draw(draw) => {
@@ -141,18 +142,57 @@ impl Choices {
         }
     }
 
-    /// The servers that clients at a position get one after the other; none with other methods.
-    pub fn walk(
-        &self,
+    /// The server that failover tries next with maglev, of those that `accepts`, as long as a walk
+    /// from the position comes to one that is not above the bound.
+    pub(in crate::relay::select) fn walked(
+        &mut self,
         settings: &Settings,
+        farm: &impl Farm,
         position: u32,
-    ) -> impl Iterator<Item = ServerId> + use<'_> {
-        let positions = match &self.of_method {
-            OfMethod::Positions(positions) => Some(positions),
+        accepts: &mut impl FnMut(ServerId) -> bool,
+    ) -> Option<ServerId> {
+        match &mut self.of_method {
+            OfMethod::Positions(positions) => {
+                match positions.walked(settings, farm, position, accepts, &mut |_, _| ()) {
+                    Walked::Found(id) => Some(id),
+                    Walked::InVain(_) => None,
+                }
+            }
             OfMethod::Ranks(_) | OfMethod::Loads(_) | OfMethod::Draw(_) | OfMethod::Nothing => None,
-        };
-        let servers = positions.map(|positions| positions.walk(settings, position));
-        servers.into_iter().flatten()
+        }
+    }
+
+    /// The servers that failover tries after those, the last one first; none with other methods.
+    pub(in crate::relay::select) fn rest(
+        &mut self,
+        farm: &impl Farm,
+        position: u32,
+        accepts: &mut impl FnMut(ServerId) -> bool,
+    ) -> Vec<ServerId> {
+        match &mut self.of_method {
+            OfMethod::Positions(positions) => positions.rest(farm, position, accepts),
+            OfMethod::Ranks(_) | OfMethod::Loads(_) | OfMethod::Draw(_) | OfMethod::Nothing => {
+                Vec::new()
+            }
+        }
+    }
+
+    /// The servers in the order of prio; none with other methods.
+    pub fn ranked(&self) -> &[ServerId] {
+        match &self.of_method {
+            OfMethod::Ranks(ranks) => ranks.servers(),
+            OfMethod::Loads(_) | OfMethod::Draw(_) | OfMethod::Positions(_) | OfMethod::Nothing => {
+                &[]
+            }
+        }
+    }
+
+    /// The server to which a position belongs, with maglev.
+    pub fn owner(&self, position: u32) -> Option<ServerId> {
+        match &self.of_method {
+            OfMethod::Positions(positions) => positions.owner(position),
+            OfMethod::Ranks(_) | OfMethod::Loads(_) | OfMethod::Draw(_) | OfMethod::Nothing => None,
+        }
     }
 
     /// The two servers that the last choice compared, if the method compares two.

@@ -1,136 +1,218 @@
 //! Positions of clients and servers (`maglev`): the same client gets the same server.
+//!
+//! A position has an order of all servers: first the owners of the positions that a walk from there
+//! comes to, then the others by their names ([`Named::arrival`]). The order depends on nothing but
+//! the servers' names and weights. A client gets the first one that can be used.
 
-use pen_config::ids::{ClientKey, ServerId, Target};
-use pen_config::maglev::{POSITIONS, mixed};
+use std::cmp::Reverse;
+
+use pen_config::ids::{ClientKey, ServerId};
+use pen_config::maglev::rendezvous::Arrival;
+use pen_config::maglev::{Named, POSITIONS, mixed, named};
 use pen_config::settings::{Maglev, Settings};
 
 use crate::relay::select::SelectionRefusal;
-use crate::relay::select::choices::{FEW, PERIOD};
+use crate::relay::select::choices::bound::Bound;
 use crate::relay::select::farm::Farm;
-use crate::relay::select::hash::hash_of_net;
-use crate::relay::select::judge::open_to_strangers;
+use crate::relay::select::hash::hash_of_client;
 
-/// After so many positions for each server, those that are left are not looked for any more.
-const ROUNDS: u32 = 4;
-
-/// At least so many positions are looked at.
-const FEWEST: u32 = 64;
+/// How many positions a walk comes to. If a tenth of the weights can be used, one walk in 10^12
+/// finds none of them. It must be the same on every machine, whatever servers that has.
+const STEPS: u64 = 256;
 
 /// The table, and what the bound needs.
 #[derive(Debug)]
 pub struct Positions {
     owners: Vec<u16>,
-    /// Most connections, in percent of the mean; `None` = no bound.
-    bound: Option<u32>,
-    totals: Totals,
-    /// When the totals were computed, in milliseconds.
-    read_at: Option<u64>,
+    /// All servers, those with a weight first.
+    names: Vec<Named>,
+    /// How many have a weight.
+    weighted: usize,
+    bound: Option<Bound>,
+    /// The servers that were examined for the present client.
+    seen: Seen,
 }
 
-/// The sums over the servers that can be used.
-#[derive(Clone, Copy, Debug, Default)]
-struct Totals {
-    connections: u64,
-    weights: u64,
+/// What a walk comes to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Walked {
+    Found(ServerId),
+    /// Nothing but, perhaps, servers above the bound: the first of them.
+    InVain(Option<ServerId>),
+}
+
+/// In which order the servers that are left are tried.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Class {
+    Fits,
+    Crowded,
+    Weightless,
 }
 
 impl Positions {
     /// `owners`: what [`pen_config::maglev::positions`] gives for these settings.
     pub fn new(settings: &Settings, owners: Vec<u16>) -> Positions {
         let bound = match settings.selection.maglev {
-            Maglev::Bounded(percent) => Some(percent),
+            Maglev::Bounded(percent) => Some(Bound::new(settings, percent)),
             Maglev::Off | Maglev::On => None,
         };
-        Positions { owners, bound, totals: Totals::default(), read_at: None }
+        let names = named(settings);
+        let weighted = names.iter().filter(|named| named.weight > 0).count();
+        let seen = Seen::new(settings.server_count());
+        Positions { owners, names, weighted, bound, seen }
     }
 
-    /// The first server from a position on that `judge` accepts and that has not more connections
-    /// than the bound; if there is none, the first that `judge` accepts.
+    /// Notes that this worker changed the count of a server.
+    pub fn note(&mut self, row: u32) {
+        if let Some(bound) = &mut self.bound {
+            bound.note(row);
+        }
+    }
+
+    /// The first server of a position that `accepts` and that has not more connections than the
+    /// bound; if there is none, the first that `accepts`. It is asked once of each server.
     pub fn first(
         &mut self,
         settings: &Settings,
         farm: &impl Farm,
         position: u32,
-        judge: &mut impl FnMut(ServerId) -> Result<(), SelectionRefusal>,
+        accepts: &mut impl FnMut(ServerId) -> bool,
         note: &mut impl FnMut(ServerId, SelectionRefusal),
     ) -> Option<ServerId> {
-        let Some(percent) = self.bound else {
-            return self.walk(settings, position).find(|id| judge(*id).is_ok());
+        let crowded = match self.walked(settings, farm, position, accepts, note) {
+            Walked::Found(id) => return Some(id),
+            Walked::InVain(crowded) => crowded,
         };
-        self.read(settings, farm);
-        let mut fallback = None;
-        for id in self.walk(settings, position) {
-            if fallback == Some(id) || judge(id).is_err() {
+        let Positions { names, weighted, bound, seen, .. } = self;
+        let (mut first, mut first_crowded) = (None, None);
+        for named in names.iter().take(*weighted).filter(|named| seen.insert(named.id)) {
+            if !accepts(named.id) {
                 continue;
             }
-            let connections = farm.connections(id.0.into());
-            match self.totals.exceeds(percent, connections, weight(settings, id)) {
-                false => return Some(id),
-                true => note(id, SelectionRefusal::Crowded { connections, percent }),
+            let earliest = match bound.as_mut().map_or(Ok(()), |bound| bound.judge(farm, named.id))
+            {
+                Ok(()) => &mut first,
+                Err(refusal) => {
+                    note(named.id, refusal);
+                    &mut first_crowded
+                }
+            };
+            let arrival = named.arrival(position);
+            if earliest.is_none_or(|(before, _)| arrival < before) {
+                *earliest = Some((arrival, named.id));
             }
-            fallback = fallback.or(Some(id));
         }
-        fallback
+        let id = |earliest: Option<(Arrival, ServerId)>| earliest.map(|(_, id)| id);
+        id(first).or(crowded).or(id(first_crowded))
+    }
+
+    /// The first server that a walk from a position comes to and that `accepts`, not above the bound.
+    pub fn walked(
+        &mut self,
+        settings: &Settings,
+        farm: &impl Farm,
+        position: u32,
+        accepts: &mut impl FnMut(ServerId) -> bool,
+        note: &mut impl FnMut(ServerId, SelectionRefusal),
+    ) -> Walked {
+        let Positions { owners, weighted, bound, seen, .. } = self;
+        if let Some(bound) = bound {
+            bound.update(settings, farm);
+        }
+        seen.clear();
+        let mut crowded = None;
+        for id in walk(owners, position) {
+            if !seen.insert(id) {
+                continue;
+            }
+            if accepts(id) {
+                match bound.as_mut().map_or(Ok(()), |bound| bound.judge(farm, id)) {
+                    Ok(()) => return Walked::Found(id),
+                    Err(refusal) => note(id, refusal),
+                }
+                crowded = crowded.or(Some(id));
+            }
+            if seen.count == *weighted {
+                break;
+            }
+        }
+        Walked::InVain(crowded)
+    }
+
+    /// The servers that `accepts`, last things first: those without a weight, those above the bound,
+    /// the others, each in the order of the position.
+    pub fn rest(
+        &mut self,
+        farm: &impl Farm,
+        position: u32,
+        accepts: &mut impl FnMut(ServerId) -> bool,
+    ) -> Vec<ServerId> {
+        let bound = &mut self.bound;
+        let mut class = |named: &Named| match named.weight {
+            0 => Class::Weightless,
+            _ => match bound.as_mut().map_or(Ok(()), |bound| bound.judge(farm, named.id)) {
+                Ok(()) => Class::Fits,
+                Err(_) => Class::Crowded,
+            },
+        };
+        let accepted = self.names.iter().filter(|named| accepts(named.id));
+        let mut rest: Vec<_> = accepted
+            .map(|named| Reverse((class(named), named.arrival(position), named.id)))
+            .collect();
+        rest.sort_unstable();
+        rest.into_iter().map(|Reverse((_, _, id))| id).collect()
+    }
+
+    /// The server to which a position belongs.
+    pub fn owner(&self, position: u32) -> Option<ServerId> {
+        self.owners.get(position as usize).copied().map(ServerId)
     }
 
     /// The number of the server at each position.
     pub fn owners(&self) -> &[u16] {
         &self.owners
     }
+}
 
-    /// The servers from a position on, in an order that depends on the position alone. A server may
-    /// come several times.
-    pub fn walk(
-        &self,
-        settings: &Settings,
-        position: u32,
-    ) -> impl Iterator<Item = ServerId> + use<'_> {
-        let step = 1 + mixed(position.into()) % u64::from(POSITIONS - 1);
-        let most = (ROUNDS * settings.server_count()).clamp(FEWEST, POSITIONS);
-        let places = (0..u64::from(most))
-            .map(move |n| ((u64::from(position) + n * step) % u64::from(POSITIONS)) as usize);
-        // The table is empty if no server has a weight.
-        places.filter_map(|place| self.owners.get(place)).copied().map(ServerId)
+/// A set of servers.
+#[derive(Debug)]
+struct Seen {
+    bits: Vec<u64>,
+    count: usize,
+}
+
+impl Seen {
+    fn new(servers: u32) -> Seen {
+        Seen { bits: vec![0; servers.div_ceil(64) as usize], count: 0 }
     }
 
-    /// Computes the totals anew if they may be old.
-    fn read(&mut self, settings: &Settings, farm: &impl Farm) {
-        let now = farm.now();
-        let is_old = |at: u64| now.wrapping_sub(at) >= PERIOD;
-        if settings.server_count() as usize > FEW && !self.read_at.is_none_or(is_old) {
-            return;
-        }
-        self.read_at = Some(now);
-        self.totals = Totals::default();
-        for (id, server) in settings.configured().filter(|(_, server)| server.weight > 0) {
-            let connections = farm.connections(id.0.into());
-            match open_to_strangers(settings, farm, id.0.into(), connections) {
-                // A full server has its part of the load.
-                Ok(()) | Err(SelectionRefusal::Full { .. }) => {
-                    self.totals.connections += u64::from(connections);
-                    self.totals.weights += u64::from(server.weight);
-                }
-                Err(_) => {}
-            }
-        }
+    fn clear(&mut self) {
+        self.bits.fill(0);
+        self.count = 0;
+    }
+
+    /// Adds a server. False: it is there, or does not exist.
+    fn insert(&mut self, id: ServerId) -> bool {
+        let Some(word) = self.bits.get_mut(id.index() / 64) else { return false };
+        let bit = 1 << (id.index() % 64);
+        let is_new = *word & bit == 0;
+        *word |= bit;
+        self.count += usize::from(is_new);
+        is_new
     }
 }
 
-impl Totals {
-    /// Whether a server has more than this percentage of the mean, and at least one connection more
-    /// than the mean. The mean is by weight.
-    fn exceeds(self, percent: u32, connections: u32, weight: u32) -> bool {
-        let own = u128::from(connections) * u128::from(self.weights);
-        let mean = u128::from(self.connections) * u128::from(weight);
-        own * 100 > mean * u128::from(percent) && own >= mean + u128::from(self.weights)
-    }
-}
-
-fn weight(settings: &Settings, id: ServerId) -> u32 {
-    settings.target(Target::Server(id)).map_or(0, |server| server.weight)
+/// The owners of the positions from one on, with a step that depends on the position alone. So the
+/// clients of a server that fails spread over all others. A server may come several times.
+fn walk(owners: &[u16], position: u32) -> impl Iterator<Item = ServerId> + use<'_> {
+    let step = 1 + mixed(position.into()) % u64::from(POSITIONS - 1);
+    let places =
+        (0..STEPS).map(move |n| ((u64::from(position) + n * step) % u64::from(POSITIONS)) as usize);
+    // The table is empty if no server has a weight.
+    places.filter_map(|place| owners.get(place)).copied().map(ServerId)
 }
 
 /// The position of a client.
-pub fn position(settings: &Settings, client: ClientKey) -> u32 {
-    (mixed(hash_of_net(client, settings.per_client.net)) % u64::from(POSITIONS)) as u32
+pub fn position(client: ClientKey) -> u32 {
+    (mixed(hash_of_client(client)) % u64::from(POSITIONS)) as u32
 }

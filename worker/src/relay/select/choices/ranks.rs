@@ -24,6 +24,11 @@ impl Ranks {
         Ranks { servers, out: (0, 0) }
     }
 
+    /// All servers in this order.
+    pub fn servers(&self) -> &[ServerId] {
+        &self.servers
+    }
+
     /// The first server that `judge` accepts. Those that nobody can use are not examined again in
     /// the same millisecond.
     pub fn first(

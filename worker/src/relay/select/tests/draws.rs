@@ -1,0 +1,54 @@
+//! `p2c`: what is drawn and compared, and how much of it.
+
+use super::*;
+use crate::relay::select::tests::methods::{P2C, first_of, is_less, weighted};
+use crate::relay::select::tests::positions::renewed;
+
+proptest! {
+    /// Of two servers it takes the less loaded one, and draws reach every server.
+    #[test]
+    fn p2c_leaves_no_server_behind(weights in prop::collection::vec(1u32..5, 2..60)) {
+        let settings = weighted(&weights, P2C);
+        let mut farm = Model { connections: vec![0; weights.len()], ..Model::default() };
+        renewed(&settings, &farm);
+        let total: u32 = weights.iter().sum();
+        for _ in 0..50 * total {
+            let chosen = first_of(&settings, &farm).unwrap();
+            let compared = farm.choices.borrow().compared();
+            if let Some((one, other)) = compared {
+                let load = |id: ServerId| {
+                    (u64::from(farm.connections[id.index()]), u64::from(weights[id.index()]))
+                };
+                prop_assert!(one != other);
+                let best = if is_less(load(other), load(one)) { other } else { one };
+                prop_assert_eq!(chosen, best.index());
+            }
+            farm.connections[chosen] += 1;
+        }
+        for (weight, connections) in weights.iter().zip(&farm.connections) {
+            // The gap does not grow with the number of clients: it is log log n of servers.
+            prop_assert!(connections.abs_diff(50 * weight) <= 25 + 2 * weight, "{connections} at {weight}");
+        }
+    }
+}
+
+#[test]
+fn p2c_draws_by_weight_and_finds_the_few_that_can_be_used() {
+    let weights = [4, 0, 1, 3];
+    let (settings, mut farm) = (weighted(&weights, P2C), Model::default());
+    renewed(&settings, &farm);
+    let mut had = [0u32; 4];
+    (0..8000).for_each(|_| had[first_of(&settings, &farm).unwrap()] += 1);
+    for (weight, had) in weights.iter().zip(had) {
+        assert!(had.abs_diff(1000 * weight) <= 150, "{had} at {weight}");
+    }
+    let settings = farm_of(400, P2C);
+    farm.states = vec![Some(Blacklist::Until(9)); 400];
+    renewed(&settings, &farm);
+    for open in [[399, 7], [0, 1]] {
+        open.iter().for_each(|n| farm.states[*n] = None);
+        let mut had = [0; 400];
+        (0..200).for_each(|_| had[first_of(&settings, &farm).unwrap()] += 1);
+        assert!(open.iter().all(|n| had[*n] > 20), "{had:?}");
+    }
+}
