@@ -2,16 +2,25 @@
 
 use std::cell::Cell;
 
-use pen_config::ids::{ServerId, Target};
+use pen_config::ids::ServerId;
+use pen_config::maglev::mixed;
+use pen_config::maglev::rendezvous::Arrival;
 use pen_config::settings::Settings;
 
 use crate::relay::select::SelectionRefusal;
 use crate::relay::select::farm::Farm;
-use crate::relay::select::slow_start;
+use crate::relay::select::slow_start::{passes, share};
 
-/// How often is drawn until two servers are found that can be used. With half of the
-/// servers out, one choice in some thousands needs more.
-const DRAWS: usize = 16;
+/// How often is drawn until two servers are found. With nine tenths of the servers out, one choice
+/// in four thousand finds none, and examines all.
+const DRAWS: usize = 80;
+
+/// The same for each server. With few servers, all are soon examined.
+const DRAWS_EACH: usize = 8;
+
+/// How many draws of servers that can be used are left out because of slow start. If all servers
+/// begin slowly, most draws would be left out for nothing.
+const SLOW_DRAWS: usize = 16;
 
 /// The servers that can be drawn, each as often as its weight says.
 #[derive(Debug)]
@@ -26,18 +35,9 @@ pub struct Draw {
 impl Draw {
     /// All servers that have a weight.
     pub fn new(settings: &Settings) -> Draw {
-        Draw::of(
-            settings
-                .configured()
-                .filter(|(_, server)| server.weight > 0)
-                .map(|(id, server)| (id, server.weight)),
-        )
-    }
-
-    fn of(weights: impl Iterator<Item = (ServerId, u32)>) -> Draw {
         let (mut servers, mut sums, mut sum) = (Vec::new(), Vec::new(), 0);
-        for (id, weight) in weights {
-            sum += u64::from(weight);
+        for (id, server) in settings.configured().filter(|(_, server)| server.weight > 0) {
+            sum += u64::from(server.weight);
             servers.push(id);
             sums.push(sum);
         }
@@ -57,25 +57,13 @@ impl Draw {
         if let [only] = self.servers[..] {
             return Some(only).filter(|id| judge(*id).is_ok());
         }
-        // A server in slow start is left out of as many draws as it lacks of its share.
-        let mut judge_drawn = |id: ServerId, chance: u64| {
-            slow_start::passes(settings, farm, id, chance)?;
-            judge(id)
-        };
-        let first = match self.two(random, &mut judge_drawn) {
-            (Some(one), Some(other)) => return Some(self.lesser(settings, farm, one, other)),
-            (first, _) => first,
-        };
-        if first.is_some() {
-            return first;
+        let mut found = self.drawn_two(settings, farm, random, judge);
+        if found.first.is_none() {
+            found = self.any_two(settings, farm, random(), judge);
         }
-        // Few can be used: all are examined.
-        let usable = self.servers.iter().filter(|id| judge(**id).is_ok());
-        let weight = |id: &ServerId| Some((*id, settings.target(Target::Server(*id))?.weight));
-        let usable = Draw::of(usable.filter_map(weight));
-        match usable.two(random, &mut |_, _| Ok(())) {
+        match (found.first, found.second) {
             (Some(one), Some(other)) => Some(self.lesser(settings, farm, one, other)),
-            (first, _) => first,
+            (one, _) => self.servers.get(one?).copied(),
         }
     }
 
@@ -84,31 +72,68 @@ impl Draw {
         self.compared.get()
     }
 
-    /// Two different servers that can be used, as far as they are found.
-    fn two(
+    /// Two servers that can be used, as far as draws find them. A server in slow start is left out
+    /// of as many draws as it lacks of its share; but it is better than none.
+    fn drawn_two(
         &self,
+        settings: &Settings,
+        farm: &impl Farm,
         random: &mut impl FnMut() -> u64,
-        judge: &mut impl FnMut(ServerId, u64) -> Result<(), SelectionRefusal>,
-    ) -> (Option<ServerId>, Option<ServerId>) {
-        let mut first = None;
-        for _ in 0..DRAWS {
+        judge: &mut impl FnMut(ServerId) -> Result<(), SelectionRefusal>,
+    ) -> Two {
+        let (mut two, mut left_out, mut slow_draws) = (Two::default(), Two::default(), 0);
+        for _ in 0..DRAWS.min(DRAWS_EACH * self.servers.len()) {
             let word = random();
-            let Some((place, id)) = self.drawn(word, first) else { break };
-            if judge(id, word).is_err() {
+            let Some((place, id)) = self.drawn(word, two.first) else { break };
+            if judge(id).is_err() {
                 continue;
             }
-            match first {
-                None => first = Some(place),
-                Some(one) => return (self.servers.get(one).copied(), Some(id)),
+            if passes(settings, farm, id, word).is_ok() {
+                two.add(place);
+            } else {
+                left_out.add(place);
+                slow_draws += 1;
+            }
+            if two.second.is_some() || slow_draws == SLOW_DRAWS {
+                break;
             }
         }
-        (first.and_then(|one| self.servers.get(one).copied()), None)
+        [left_out.first, left_out.second].into_iter().flatten().for_each(|place| two.add(place));
+        two
+    }
+
+    /// Two servers of all that can be used. It examines all: nearly all others are out.
+    fn any_two(
+        &self,
+        settings: &Settings,
+        farm: &impl Farm,
+        word: u64,
+        judge: &mut impl FnMut(ServerId) -> Result<(), SelectionRefusal>,
+    ) -> Two {
+        let mut earliest: [Option<(Arrival, usize)>; 2] = [None; 2];
+        for (place, id) in self.servers.iter().enumerate() {
+            if judge(*id).is_err() {
+                continue;
+            }
+            let arrival = Arrival::new(
+                mixed(word ^ mixed(place as u64)),
+                self.weight(place) * u64::from(share(settings, farm, id.0.into())),
+            );
+            let is_before =
+                |other: Option<(Arrival, usize)>| other.is_none_or(|(at, _)| arrival < at);
+            if is_before(earliest[0]) {
+                earliest = [Some((arrival, place)), earliest[0]];
+            } else if is_before(earliest[1]) {
+                earliest[1] = Some((arrival, place));
+            }
+        }
+        let [first, second] = earliest.map(|found| found.map(|(_, place)| place));
+        Two { first, second }
     }
 
     /// The server of a random word, and its place: any but the one at the place `without`.
     fn drawn(&self, word: u64, without: Option<usize>) -> Option<(usize, ServerId)> {
-        let before = |place: usize| place.checked_sub(1).map_or(0, |place| self.sums[place]);
-        let left_out = without.map_or(0..0, |place| before(place)..self.sums[place]);
+        let left_out = without.map_or(0..0, |place| self.before(place)..self.sums[place]);
         let weight = left_out.end - left_out.start;
         let total = *self.sums.last()? - weight;
         // Below `total`.
@@ -120,24 +145,46 @@ impl Draw {
         Some((place, *self.servers.get(place)?))
     }
 
-    /// The one with fewer connections for its weight; of equals the first, which was drawn by
-    /// weight alone.
-    fn lesser(
-        &self,
-        settings: &Settings,
-        farm: &impl Farm,
-        one: ServerId,
-        other: ServerId,
-    ) -> ServerId {
-        self.compared.set(Some((one, other)));
-        let connections = |id: ServerId| u128::from(farm.connections(id.0.into()));
-        let weight = |id: ServerId| {
-            let weight = settings.target(Target::Server(id)).map_or(1, |server| server.weight);
-            u128::from(weight.max(1)) * u128::from(slow_start::share(settings, farm, id.0.into()))
+    /// The sum of all weights before a place.
+    fn before(&self, place: usize) -> u64 {
+        place.checked_sub(1).map_or(0, |place| self.sums[place])
+    }
+
+    /// The weight of the server at a place.
+    fn weight(&self, place: usize) -> u64 {
+        self.sums[place] - self.before(place)
+    }
+
+    /// The one with fewer connections for its weight, of which a server in slow start has its share
+    /// only. Of equals it is the first, which was drawn by weight alone.
+    fn lesser(&self, settings: &Settings, farm: &impl Farm, one: usize, other: usize) -> ServerId {
+        let ids = [one, other].map(|place| self.servers[place]);
+        self.compared.set(Some((ids[0], ids[1])));
+        let connections = ids.map(|id| u128::from(farm.connections(id.0.into())));
+        let weight = |place: usize| {
+            let share = share(settings, farm, self.servers[place].0.into());
+            u128::from(self.weight(place)) * u128::from(share)
         };
-        match connections(other) * weight(one) < connections(one) * weight(other) {
-            true => other,
-            false => one,
+        match connections[1] * weight(one) < connections[0] * weight(other) {
+            true => ids[1],
+            false => ids[0],
+        }
+    }
+}
+
+/// The places of two different servers, as far as they are found.
+#[derive(Clone, Copy, Debug, Default)]
+struct Two {
+    first: Option<usize>,
+    second: Option<usize>,
+}
+
+impl Two {
+    fn add(&mut self, place: usize) {
+        match (self.first, self.second) {
+            (None, _) => self.first = Some(place),
+            (Some(first), None) if first != place => self.second = Some(place),
+            (Some(_), _) => {}
         }
     }
 }

@@ -52,3 +52,64 @@ fn p2c_draws_by_weight_and_finds_the_few_that_can_be_used() {
         assert!(open.iter().all(|n| had[*n] > 20), "{had:?}");
     }
 }
+
+/// The servers that are examined for a choice, on average.
+fn examined(settings: &Settings, farm: &Model) -> u32 {
+    let choices = 1000;
+    farm.examined.set(0);
+    (0..choices).for_each(|_| assert!(first_of(settings, farm).is_some()));
+    farm.examined.get() / choices
+}
+
+#[test]
+fn a_choice_examines_few_while_most_are_out_or_all_begin_slowly() {
+    let mut settings = farm_of(400, P2C);
+    let mut farm = Model::default();
+    renewed(&settings, &farm);
+    assert_eq!(examined(&settings, &farm), 2);
+    farm.states = (0..400).map(|n| (n % 10 > 0).then_some(Blacklist::Until(9))).collect();
+    let few = examined(&settings, &farm);
+    assert!(few < 30, "nine of ten are out: {few}");
+    farm = Model { returned: vec![1000; 400], ..Model::default() };
+    farm.now.set(1000);
+    settings.slow_start = 10;
+    renewed(&settings, &farm);
+    let slow = examined(&settings, &farm);
+    assert!(slow < 20, "all begin slowly: {slow}");
+}
+
+#[test]
+fn two_are_compared_also_if_all_begin_slowly() {
+    let mut settings = weighted(&[1; 300], P2C);
+    settings.slow_start = 10;
+    let farm = Model { returned: vec![1000; 300], ..Model::default() };
+    farm.now.set(1000);
+    renewed(&settings, &farm);
+    for _ in 0..300 {
+        assert!(first_of(&settings, &farm).is_some());
+        assert!(farm.choices.borrow().compared().is_some());
+    }
+}
+
+/// Those that are left of many are drawn by weight, and one that begins slowly by its share of it.
+#[test]
+fn the_few_that_are_left_have_their_shares() {
+    let mut weights = vec![1000; 200];
+    (weights[10], weights[150], weights[199]) = (10, 30, 100);
+    let mut settings = weighted(&weights, P2C);
+    settings.slow_start = 10;
+    let mut farm = Model {
+        returned: vec![0; 200],
+        states: vec![Some(Blacklist::Until(9)); 200],
+        ..Model::default()
+    };
+    farm.returned[199] = 1000;
+    farm.now.set(1000);
+    [10, 150, 199].iter().for_each(|n| farm.states[*n] = None);
+    renewed(&settings, &farm);
+    let mut had = [0u32; 200];
+    (0..10_000).for_each(|_| had[first_of(&settings, &farm).unwrap()] += 1);
+    for (number, expected) in [(10, 2000u32), (150, 6000), (199, 2000)] {
+        assert!(had[number].abs_diff(expected) < 300, "{number}: {}", had[number]);
+    }
+}

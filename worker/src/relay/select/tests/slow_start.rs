@@ -69,3 +69,21 @@ fn connections_are_shared_by_the_weights_of_the_moment() {
         assert!((7..=14).contains(&farm.connections[0]), "{selection:?} {:?}", farm.connections);
     }
 }
+
+/// Of two servers under p2c, both are compared for each client, whichever begins slowly.
+#[test]
+fn one_of_two_under_p2c_has_what_its_weight_of_the_moment_says() {
+    let mut settings = weighted(&[1, 1], P2C);
+    settings.slow_start = 10;
+    for (now, share) in [(1000, 30), (6000, 117), (11_000, 165)] {
+        let mut farm = Model { returned: vec![1000], connections: vec![0; 2], ..Model::default() };
+        farm.now.set(now);
+        renewed(&settings, &farm);
+        for _ in 0..330 {
+            let chosen = first_of(&settings, &farm).unwrap();
+            assert!(farm.choices.borrow().compared().is_some());
+            farm.connections[chosen] += 1;
+        }
+        assert!(farm.connections[0].abs_diff(share) <= 1, "{:?}, not {share}", farm.connections);
+    }
+}
