@@ -53,8 +53,10 @@ fn operate(table: &Table, operation: u8, now: u64) {
             worker_table.begin_probe(number, now, now + 1),
         )),
         7 => {
-            let _ =
-                (worker_table.set_blacklist(number, now, 1), worker_table.clear_blacklist(number));
+            let _ = (
+                worker_table.set_blacklist(number, now, 1),
+                worker_table.return_to_service(number, now),
+            );
         }
         8 => assert!(
             worker_table.claim_connection(CONNECTIONS).is_none_or(|claimed| claimed < CONNECTIONS)

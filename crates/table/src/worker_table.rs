@@ -333,17 +333,10 @@ impl<'t> WorkerTable<'t> {
         }
     }
 
-    /// Marks a server as in use again after a connect. Returns whether it was blacklisted before,
-    /// so that the change is reported once.
-    pub fn clear_blacklist(&self, server: u32) -> bool {
-        self.view.server(server).is_some_and(|state| state.clear_blacklist())
-    }
-
-    /// Notes that a server came back into service, at a time in monotonic milliseconds.
-    pub fn note_return(&self, server: u32, now: u64) {
-        if let Some(state) = self.view.server(server) {
-            state.note_return(now);
-        }
+    /// Marks a server as in use again after a connect, at a time in monotonic milliseconds. Returns
+    /// whether it was blacklisted before, so that the change is reported once.
+    pub fn return_to_service(&self, server: u32, now: u64) -> bool {
+        self.view.server(server).is_some_and(|state| state.return_to_service(now))
     }
 
     /// When a server came back into service; 0 = it was never out. Any worker can write it.

@@ -175,12 +175,7 @@ impl AsFd for ListenerGuard {
 /// Blacklists a server from now on; 0 seconds ends the blacklisting.
 pub(crate) fn leave_out(table: &Table, row: u32, seconds: u32) {
     match seconds {
-        0 => {
-            if table.server_totals(row).blacklisted_until != 0 {
-                table.note_return(row, clock::monotonic());
-            }
-            table.clear_blacklist(row);
-        }
+        0 => table.return_to_service(row, clock::monotonic()),
         seconds => {
             let unix = time::OffsetDateTime::now_utc().unix_timestamp();
             let until = clock::monotonic() + u64::from(seconds) * 1000;

@@ -359,7 +359,7 @@ mod tests {
         let table =
             Table::create(pen_table::Shape { clients: 1, servers: 4, rows: 1, connections: 8 })
                 .unwrap();
-        table.worker_table(0).note_return(1, clock::monotonic());
+        table.note_return(1, clock::monotonic());
         let (checks, lookups) = (Checks::default(), Lookups::default());
         let shares = |settings: &Settings| {
             let rows = servers(settings, &table, &checks, &lookups);
@@ -411,7 +411,7 @@ mod tests {
         assert_eq!(rows[0].last_failure.as_ref().unwrap().reason, "connection refused");
         assert_eq!((rows[0].blacklisted, rows[1].blacklisted, rows[4].blacklisted), (12, 60, 0));
         let closed = |mode, down| {
-            table.set_standing(0, pen_table::Standing { mode, down });
+            table.set_standing(0, pen_table::Standing { mode, down }, 1);
             servers(&settings, &table, &Checks::default(), &Lookups::default())
                 .next()
                 .unwrap()

@@ -321,7 +321,7 @@ fn blacklisting_and_probing() {
         |worker_table, ()| {
             assert!(worker_table.set_blacklist(0, 1000, 77));
             assert!(worker_table.begin_probe(0, 1000, 2000));
-            assert!(worker_table.clear_blacklist(0));
+            assert!(worker_table.return_to_service(0, 9));
         },
         |table, ()| {
             // Wherever the worker died, its effect ends with the lease at the latest.

@@ -85,15 +85,15 @@ fn everything(table: &Table, worker_table: &WorkerTable<'_>, now: u64) {
         let _ = (
             worker_table.server_view(server, now),
             worker_table.begin_probe(server, now, now + 1),
-            worker_table.clear_blacklist(server),
+            worker_table.return_to_service(server, now),
         );
         let _ = (worker_table.set_blacklist(server, now, 1), table.server_totals(server));
         let _ = (
             worker_table.is_taken_out(server),
             worker_table.last_failure(server),
             worker_table.note_failure(server, now, 1),
-            table.lift_blacklist(server),
-            worker_table.note_return(server, worker_table.returned(server)),
+            table.lift_blacklist(server, now),
+            worker_table.returned(server),
         );
     }
     let numbers: Vec<u32> = (0..25).filter_map(|_| worker_table.claim_connection(20)).collect();

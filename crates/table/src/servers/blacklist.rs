@@ -87,13 +87,15 @@ impl ServerState {
     }
 
     /// Ends a blacklisting that a failure caused, because the server was seen to work. An
-    /// operator's stays. What a worker writes at the same time is newer and stays too. Returns
-    /// whether it ended.
-    pub fn lift_blacklist(&self) -> bool {
+    /// operator's stays. What a worker writes at the same time is newer and stays too. The return
+    /// is noted before the server can be used. Returns whether the blacklisting ended.
+    pub fn lift_blacklist(&self, now: u64) -> bool {
         let seen = self.blacklisted.load(Acquire);
-        seen != 0
-            && seen & OPERATOR == 0
-            && self.blacklisted.compare_exchange(seen, 0, AcqRel, Relaxed).is_ok()
+        if seen == 0 || seen & OPERATOR != 0 {
+            return false;
+        }
+        self.note_return(now);
+        self.blacklisted.compare_exchange(seen, 0, AcqRel, Relaxed).is_ok()
     }
 
     /// Returns whether this caller may probe the server.
@@ -171,8 +173,8 @@ mod tests {
         assert_eq!(second.blacklist(1, 4999), Blacklist::Probed);
         let totals = table.server_totals(1);
         assert_eq!((totals.blacklisted_until, totals.failed_at), (5000, 77));
-        assert!(first.clear_blacklist(1));
-        assert!(!second.clear_blacklist(1));
+        assert!(first.return_to_service(1, 9));
+        assert!(!second.return_to_service(1, 9));
         assert_eq!(second.blacklist(1, 1001), Blacklist::Clear);
         assert_eq!(table.server_totals(1).blacklisted_until, 0);
     }
@@ -238,17 +240,17 @@ mod tests {
     fn only_what_a_failure_caused_is_lifted() {
         let table = table();
         let worker_table = table.worker_table(0);
-        assert!(!table.lift_blacklist(0), "it is in use");
+        assert!(!table.lift_blacklist(0, 9), "it is in use");
         worker_table.set_blacklist(0, 1000, 1);
-        assert!(table.lift_blacklist(0) && !table.lift_blacklist(0));
+        assert!(table.lift_blacklist(0, 9) && !table.lift_blacklist(0, 9));
         assert_eq!(worker_table.blacklist(0, 5), Blacklist::Clear);
         worker_table.set_blacklist(0, 1000, 1);
-        assert!(worker_table.begin_probe(0, 1000, 2000) && table.lift_blacklist(0));
+        assert!(worker_table.begin_probe(0, 1000, 2000) && table.lift_blacklist(0, 9));
         worker_table.abandon_probe(0, 1500);
         assert_eq!(worker_table.blacklist(0, 1500), Blacklist::Clear);
         table.take_out(0, 1000, 1);
-        assert!(!table.lift_blacklist(0) && worker_table.begin_probe(0, 1000, 2000));
-        assert!(!table.lift_blacklist(0) && !table.lift_blacklist(3));
+        assert!(!table.lift_blacklist(0, 9) && worker_table.begin_probe(0, 1000, 2000));
+        assert!(!table.lift_blacklist(0, 9) && !table.lift_blacklist(3, 9));
     }
 
     #[test]

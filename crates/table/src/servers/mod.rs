@@ -351,7 +351,7 @@ mod tests {
         assert!(
             !worker_table.set_blacklist(3, 1, 1)
                 && !worker_table.begin_probe(3, 1, 1)
-                && !worker_table.clear_blacklist(3)
+                && !worker_table.return_to_service(3, 1)
         );
         assert_eq!(
             (worker_table.connections(3), worker_table.blacklist(3, 1)),

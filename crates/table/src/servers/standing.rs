@@ -110,7 +110,7 @@ impl ServerState {
     /// it.
     #[inline]
     pub fn view(&self, now: u64) -> ServerView {
-        let (list, standing) = (self.blacklisted.load(Acquire), self.standing.load(Relaxed));
+        let (list, standing) = (self.blacklisted.load(Acquire), self.standing.load(Acquire));
         // One comparison for both words.
         if list | u64::from(standing) == 0 {
             return ServerView::FREE;
@@ -122,15 +122,33 @@ impl ServerState {
         Standing::from_word(self.standing.load(Relaxed))
     }
 
-    /// Sets the standing, if it differs: all workers read this cache line. Returns whether the
-    /// server comes back: it was down or in maintenance, and is neither any more.
-    pub fn set_standing(&self, standing: Standing) -> bool {
+    /// Sets the standing, if it differs: all workers read this cache line. A server that new clients
+    /// can use by it, and could not before, comes back into service now. That is noted before they
+    /// can: a worker must not find it with its whole share.
+    pub fn set_standing(&self, standing: Standing, now: u64) {
         let (before, word) = (self.standing.load(Relaxed), standing.to_word());
-        if before != word {
-            self.standing.store(word, Relaxed);
+        if before == word {
+            return;
         }
-        let is_out = |word: u32| word & (MAINT | CODE) != 0;
-        is_out(before) && !is_out(word)
+        let is_closed = |word: u32| word & (MAINT | DRAIN | CODE) != 0;
+        if is_closed(before) && !is_closed(word) {
+            self.note_return(now);
+        }
+        // Who sees the standing sees the return.
+        self.standing.store(word, Release);
+    }
+
+    /// Ends a blacklisting, because the server was seen to work or an operator says so. The return
+    /// is noted first: if the caller dies in between, the server has at least not its whole share.
+    /// Returns whether the server was blacklisted.
+    pub fn return_to_service(&self, now: u64) -> bool {
+        // A successful connect is the common case and must not write to a cache line that all
+        // workers read.
+        if self.blacklisted.load(Acquire) == 0 {
+            return false;
+        }
+        self.note_return(now);
+        self.clear_blacklist()
     }
 
     /// Notes that the server came back into service, or is new.
@@ -319,7 +337,7 @@ mod tests {
         let (first, second) = (table.worker_table(0), table.worker_table(1));
         assert_eq!(first.server_view(1, 5), ServerView::FREE);
         let standing = Standing { mode: TableMode::Drain, down: DownCode::new(1 << 16) };
-        table.set_standing(1, standing);
+        table.set_standing(1, standing, 9);
         let view = ServerView { blacklist: Blacklist::Clear, standing };
         assert_eq!((first.server_view(1, 5), second.server_view(0, 5)), (view, ServerView::FREE));
         assert!(first.set_blacklist(1, 1000, 1) && second.begin_probe(1, 1000, 2000));
@@ -328,17 +346,19 @@ mod tests {
             first.server_view(1, 1500),
             ServerView { blacklist: Blacklist::Expired, standing }
         );
-        assert!(second.clear_blacklist(1));
+        assert!(second.return_to_service(1, 66));
+        assert_eq!((second.returned(1), first.return_to_service(1, 67)), (66, false));
         table.reclaim(0);
         assert_eq!((second.server_view(1, 5), table.server_totals(1).standing), (view, standing));
-        assert!(table.set_standing(1, Standing::default()), "it comes back");
-        assert!(!table.set_standing(1, Standing::default()) && first.returned(1) == 0);
+        table.set_standing(1, Standing::default(), 70);
+        table.set_standing(1, Standing::default(), 71);
+        assert_eq!(first.returned(1), 70, "it came back, once");
         table.note_return(1, 77);
         table.note_return(3, 77);
         assert_eq!((second.returned(1), second.returned(0), second.returned(3)), (77, 0, 0));
         assert_eq!(second.server_view(1, 5), ServerView::FREE);
         // One that does not exist.
-        table.set_standing(3, standing);
+        table.set_standing(3, standing, 9);
         assert_eq!(first.server_view(3, 5), ServerView::FREE);
         assert_eq!(first.server_view(u32::MAX, 5), ServerView::FREE);
     }
@@ -348,10 +368,69 @@ mod tests {
         let table = table();
         let standing = Standing { mode: TableMode::Maint, down: None };
         // An operation that stores nothing cannot die before a store.
-        let write = || dying_after(0, || table.set_standing(2, standing));
+        let write = || dying_after(0, || table.set_standing(2, standing, 9));
         assert_eq!(write(), None);
-        table.set_standing(2, standing);
-        assert_eq!(write(), Some(false));
+        table.set_standing(2, standing, 9);
+        assert_eq!(write(), Some(()));
+    }
+
+    /// A server comes back when new clients can use it, whatever kept them away.
+    #[test]
+    fn a_server_returns_when_it_opens_to_strangers_and_not_before() {
+        use TableMode::{Drain, Maint, Ready};
+        let down = DownCode::new(1 << 16);
+        let steps = [
+            (Drain, None, 0),
+            (Ready, None, 2),
+            (Maint, None, 2),
+            (Drain, None, 2),
+            (Ready, None, 5),
+            (Drain, down, 5),
+            (Ready, down, 5),
+            (Ready, None, 8),
+            (Ready, down, 8),
+            (Drain, None, 8),
+            (Ready, None, 11),
+        ];
+        let table = table();
+        for (now, (mode, down, returned)) in (1..).zip(steps) {
+            table.set_standing(0, Standing { mode, down }, now);
+            assert_eq!(table.worker_table(0).returned(0), returned, "step {now}");
+        }
+    }
+
+    /// Wherever the caller dies, no server is in use again that did not return.
+    #[test]
+    fn a_return_is_noted_before_anybody_can_use_the_server() {
+        let maint = Standing { mode: TableMode::Maint, down: None };
+        let returns: [fn(&Table); 3] = [
+            |table| {
+                let _ = table.worker_table(0).return_to_service(0, 77);
+            },
+            |table| {
+                let _ = table.lift_blacklist(0, 77);
+            },
+            |table| table.set_standing(0, Standing::default(), 77),
+        ];
+        for (number, returns) in returns.into_iter().enumerate() {
+            let mut deaths = 0;
+            loop {
+                let table = table();
+                match number {
+                    2 => table.set_standing(0, maint, 5),
+                    _ => assert!(table.worker_table(0).set_blacklist(0, 1000, 1)),
+                }
+                let survived = dying_after(deaths, || returns(&table)).is_some();
+                let is_free = table.server_view(0, 2000) == ServerView::FREE;
+                let returned = table.worker_table(0).returned(0);
+                assert!(!is_free || returned == 77, "{number}, after {deaths} stores");
+                if survived {
+                    assert!(is_free && deaths == 2, "{number}: {deaths}");
+                    break;
+                }
+                deaths += 1;
+            }
+        }
     }
 
     /// What a program of this layout leaves that knows no standing.

@@ -222,9 +222,18 @@ impl Table {
     }
 
     /// Ends a blacklisting that a failure caused, because the server was seen to work. An
-    /// operator's stays. Returns whether it ended.
-    pub fn lift_blacklist(&self, server: u32) -> bool {
-        self.view().server(server).is_some_and(|state| state.lift_blacklist())
+    /// operator's stays. `now`: when the server comes back into service by that. Returns whether the
+    /// blacklisting ended.
+    pub fn lift_blacklist(&self, server: u32, now: u64) -> bool {
+        self.view().server(server).is_some_and(|state| state.lift_blacklist(now))
+    }
+
+    /// Ends the blacklisting of a server, which comes back into service now, in monotonic
+    /// milliseconds.
+    pub fn return_to_service(&self, server: u32, now: u64) {
+        if let Some(state) = self.view().server(server) {
+            state.return_to_service(now);
+        }
     }
 
     /// What a choice asks of a server. One that does not exist is free.
@@ -234,9 +243,11 @@ impl Table {
 
     /// Sets what workers must know of a server. Only the supervisor calls it. It does not write a
     /// correct value, because all workers read the line. No effect for one that does not exist.
-    /// Returns whether the server comes back into service by that.
-    pub fn set_standing(&self, server: u32, standing: Standing) -> bool {
-        self.view().server(server).is_some_and(|state| state.set_standing(standing))
+    /// `now`: when the server comes back into service by that, if it does.
+    pub fn set_standing(&self, server: u32, standing: Standing, now: u64) {
+        if let Some(state) = self.view().server(server) {
+            state.set_standing(standing, now);
+        }
     }
 
     /// Notes that a server is new or came back into service, at a time in monotonic milliseconds.

@@ -117,7 +117,7 @@ impl Supervisor {
             self.past.rebalanced.remove(&server.code());
         }
         for Move { target, from, to } in moves.moved {
-            self.context.table.lift_blacklist(target.row(servers));
+            self.context.table.lift_blacklist(target.row(servers), clock::monotonic());
             self.obstructed.forget(target.code());
             let given = self.context.settings.target(target).and_then(|now| now.given.as_ref());
             let name = given.map_or(String::new(), |given| format!(" ({given})"));

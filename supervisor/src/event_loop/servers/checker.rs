@@ -300,10 +300,9 @@ impl Supervisor {
         let row = u32::from(server.0);
         let until = table.server_totals(row).blacklisted_until;
         let failed = failed_at(until, settings.blacklist, clock::monotonic());
-        if until == 0 || failed >= began || !table.lift_blacklist(row) {
+        if until == 0 || failed >= began || !table.lift_blacklist(row, clock::monotonic()) {
             return;
         }
-        table.note_return(row, clock::monotonic());
         let Some(name) = events::name(Target::Server(server).code(), settings) else { return };
         let incident = self.about_server(EventKind::ServerUp, server).with("by", "check");
         let line = format!("{name} is in use again: its check succeeds");

@@ -97,11 +97,10 @@ fn restate(settings: &Settings, known: &Checks, leaving: &BTreeSet<ServerId>, ta
     }
 }
 
-/// Writes a standing. A server that comes back by it begins slowly, if servers do (`slow_start`).
+/// Writes a standing. A server that new clients can use again by it begins slowly, if servers do
+/// (`slow_start`).
 fn state(table: &Table, row: u32, standing: Standing) {
-    if table.set_standing(row, standing) {
-        table.note_return(row, clock::monotonic());
-    }
+    table.set_standing(row, standing, clock::monotonic());
 }
 
 fn standing(server: ServerId, settings: &Settings, known: &Checks) -> Standing {
@@ -131,7 +130,7 @@ mod tests {
         let table = Table::create(shape).unwrap();
         let wrong = Standing { mode: TableMode::Maint, down: DownCode::new(7) };
         for row in 0..18 {
-            let _ = table.set_standing(row, wrong);
+            table.set_standing(row, wrong, 1);
         }
         let server = |mode| {
             let address = Address::Inet(([10, 0, 0, 1], 80).into());
@@ -201,5 +200,8 @@ mod tests {
         }
         restate(&after, &known, &none, &table);
         assert_eq!(modes(), [M::Drain, M::Ready, M::Maint, M::Drain, M::Ready, M::Ready]);
+        // The one whose record is there again has come back, and begins slowly.
+        let returned = |row| table.worker_table(0).returned(row) > 0;
+        assert_eq!([returned(0), returned(2), returned(4)], [false, false, true]);
     }
 }

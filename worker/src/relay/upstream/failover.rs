@@ -313,8 +313,7 @@ impl Relay<'_> {
             // It was blacklisted again meanwhile: that stays.
             Blacklist::Clear | Blacklist::Until(_) => {}
             Blacklist::Expired | Blacklist::Probed => {
-                if self.worker_table.clear_blacklist(row) {
-                    self.worker_table.note_return(row, self.now);
+                if self.worker_table.return_to_service(row, self.now) {
                     self.link.report(Event::BackInUse { server: target.code() });
                 }
             }
