@@ -1,5 +1,7 @@
 //! `leastconn` and `p2c`: loads of all workers together, weights, and what operators see of it.
 
+use serde_json::Value;
+
 use crate::harness::{Backend, Pen, eventually};
 use crate::placement::{client, counts, held, pen_with};
 
@@ -65,9 +67,16 @@ fn a_server_that_fails_is_passed_over_and_comes_back() {
     for method in ["leastconn", "p2c"] {
         let farm = [Backend::named("a"), Backend::down("b"), Backend::named("c")];
         let pen =
-            pen_with(&[method, "blacklist 1"], &[(&farm[0], 1), (&farm[1], 1), (&farm[2], 1)]);
+            pen_with(&[method, "blacklist 600"], &[(&farm[0], 1), (&farm[1], 1), (&farm[2], 1)]);
         let all = held(&pen, 0..12);
-        assert_eq!(counts(&all, ["b"]), [0], "{method}");
+        let [a, c] = counts(&all, ["a", "c"]);
+        assert!(a + c == 12 && a.abs_diff(c) <= 2, "{method}: {a} and {c}");
+        // It has the least load. So it is tried first, and then by nobody any more.
+        let rows: Value = serde_json::from_str(&pen.tell("servers json")).unwrap();
+        let failures = rows[1]["connect_failures"].as_array().unwrap();
+        let count: u64 = failures.iter().map(|of| of["count"].as_u64().unwrap()).sum();
+        assert_eq!(count, 1, "{method}: {rows}");
+        pen.tells("server 1 blacklist 1", "");
         farm[1].start();
         let mut number = 20;
         eventually("it is used again", || {
