@@ -33,6 +33,11 @@ const CIPHER: usize = PLAIN + (PLAIN / 16384 + 1) * 64 + 16384;
 /// more than this limit is not TLS.
 const INCOMPLETE: usize = 96 * 1024;
 
+/// The same of a server whose handshake is over. It has records of 16 KiB to send, and tickets that
+/// are much smaller. Nothing bounds what all servers leave unfinished together, so each has little
+/// room.
+pub const ESTABLISHED: usize = 32 * 1024;
+
 /// Most bytes of one read before the handshake is over.
 const GREETING: usize = 16 * 1024;
 
@@ -244,11 +249,14 @@ impl Session {
         Some(TlsFacts { version, cipher, name, resumed: self.kind().is_resumed() })
     }
 
+    /// Whether the peer is a server, and the handshake with it is over.
+    fn is_established_server(&self) -> bool {
+        matches!(self.stage, SessionStage::Asking(_)) && !self.is_handshaking()
+    }
+
     /// Whether a server's first data is awaited after the handshake.
     pub fn awaits_answer(&self) -> bool {
-        matches!(self.stage, SessionStage::Asking(_))
-            && !self.has_received
-            && !self.is_handshaking()
+        self.is_established_server() && !self.has_received
     }
 
     /// The alert of a server that refused pen's certificate after the handshake, before any data.
@@ -309,12 +317,13 @@ impl Session {
             self.closed = true;
             return taken;
         }
+        let most = if self.is_established_server() { ESTABLISHED } else { INCOMPLETE };
         let rest = &records[start..];
         self.peer_closed |= taken.closed;
         self.has_received |= taken.plain > 0;
         if taken.closed || rest.is_empty() {
             self.incomplete = Vec::new();
-        } else if rest.len() > INCOMPLETE {
+        } else if rest.len() > most {
             self.closed = true;
             taken.error = Some(rustls::Error::General("message too long".into()));
         } else {

@@ -7,11 +7,12 @@ use pen_ipc::tls_files::FileIndex;
 use rcgen::{Certificate, CertificateParams, KeyPair};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustls::pki_types::PrivateKeyDer;
+use rustls::server::ProducesTickets;
 use rustls::version::{TLS12, TLS13};
 use rustls::{HandshakeKind, ServerConfig, ServerConnection, SupportedProtocolVersion};
 
 use super::*;
-use crate::tls::session::{Cipher, PLAIN};
+use crate::tls::session::{Cipher, ESTABLISHED, PLAIN};
 
 fn memory(verify: bool, text: &str) -> OwnedFd {
     let part = |role| Part { role, path: "a.pem".into(), offset: 0, length: text.len() as u64 };
@@ -132,6 +133,49 @@ fn the_first_data_takes_the_end_of_the_handshake_along_and_later_sessions_are_re
         assert!(kind(&mut tls, 3, &name));
         tls.forget(3);
         assert!(!kind(&mut tls, 3, &name) && kind(&mut tls, 3, &name));
+    }
+}
+
+/// Tickets of one length.
+#[derive(Debug)]
+struct Tickets(usize);
+
+impl ProducesTickets for Tickets {
+    fn enabled(&self) -> bool {
+        true
+    }
+
+    fn lifetime(&self) -> u32 {
+        60
+    }
+
+    fn encrypt(&self, _: &[u8]) -> Option<Vec<u8>> {
+        Some(vec![1; self.0])
+    }
+
+    fn decrypt(&self, _: &[u8]) -> Option<Vec<u8>> {
+        None
+    }
+}
+
+#[test]
+fn what_an_established_server_does_not_finish_has_a_smaller_bound_than_a_handshake() {
+    let identity = own("a.example");
+    for (ticket, is_kept) in [(8_000, true), (40_000, false)] {
+        let mut config = (*server(&identity, &TLS13)).clone();
+        config.ticketer = Arc::new(Tickets(ticket));
+        let mut tls = ServersTls::new(memory(true, &identity.0.pem())).unwrap();
+        let session = tls.session(0, Some(&"a.example".parse().unwrap())).unwrap();
+        let mut pair = Pair::new(session, &Arc::new(config));
+        pair.run(16384);
+        pair.send(b"request");
+        pair.run(1000);
+        assert_eq!(pair.session.error().is_none(), is_kept, "{ticket}");
+        assert!(pair.session.held_bytes() <= ESTABLISHED, "{}", pair.session.held_bytes());
+        assert_eq!(pair.got(), b"request");
+        pair.server.writer().write_all(b"answer").unwrap();
+        let answer: &[u8] = if is_kept { b"answer" } else { b"" };
+        assert_eq!(pair.run(1000), answer, "{ticket}");
     }
 }
 
