@@ -122,9 +122,9 @@ impl ServerState {
         Standing::from_word(self.standing.load(Relaxed))
     }
 
-    /// Sets the standing, if it differs: all workers read this cache line. A server that new clients
-    /// can use by it, and could not before, comes back into service now. That is noted before they
-    /// can: a worker must not find it with its whole share.
+    /// Sets the standing, if it differs: all workers read this cache line. A server that new
+    /// clients can use by it, and could not before, comes back into service now. That is noted
+    /// before they can: a worker must not find it with its whole share.
     pub fn set_standing(&self, standing: Standing, now: u64) {
         let (before, word) = (self.standing.load(Relaxed), standing.to_word());
         if before == word {

@@ -222,8 +222,8 @@ impl Table {
     }
 
     /// Ends a blacklisting that a failure caused, because the server was seen to work. An
-    /// operator's stays. `now`: when the server comes back into service by that. Returns whether the
-    /// blacklisting ended.
+    /// operator's stays. `now`: when the server comes back into service by that. Returns whether
+    /// the blacklisting ended.
     pub fn lift_blacklist(&self, server: u32, now: u64) -> bool {
         self.view().server(server).is_some_and(|state| state.lift_blacklist(now))
     }

@@ -21,8 +21,8 @@ pub fn hashed(key: ClientKey, port: Option<u16>, servers: u32) -> Option<ServerI
 
 /// The hash of a client with maglev: FNV-1a over the bytes of its address, of which with IPv6 only
 /// the first 64 bits count. That is what providers give to one customer. It is no setting: limits
-/// per client may count for other nets (`per_client_net`), and must not move clients. The clients of
-/// a Unix socket are one.
+/// per client may count for other nets (`per_client_net`), and must not move clients. The clients
+/// of a Unix socket are one.
 pub fn hash_of_client(key: ClientKey) -> u64 {
     match key.ip() {
         Some(IpAddr::V4(ip)) => fnv1a(FNV_OFFSET, &ip.octets()),

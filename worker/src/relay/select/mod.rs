@@ -82,8 +82,8 @@ pub struct Placement {
     /// Whether a server that drains takes the client that it knows. Not where nobody is tracked:
     /// there each connection is a new client's.
     tracks: bool,
-    /// The servers that were tried or were out: the first one and, only if there are more, a bit for
-    /// each. The first server serves most clients.
+    /// The servers that were tried or were out: the first one and, only if there are more, a bit
+    /// for each. The first server serves most clients.
     tried: Option<ServerId>,
     failover: Option<Box<Failover>>,
     /// The position of the client, with maglev.

@@ -3,8 +3,8 @@
 //! The mean is a copy of counts that all workers change. This worker's own changes are read before
 //! each choice, and the count of a candidate is always the true one. What other workers did since
 //! all servers were read is missing from the mean. With up to [`FEW`] servers all are read at each
-//! choice. With more they are read after [`PERIOD`] milliseconds, and after a choice for each eighth
-//! server: then other workers may have placed about as many.
+//! choice. With more they are read after [`PERIOD`] milliseconds, and after as many choices as an
+//! eighth of the servers: then other workers may have placed about as many.
 
 use pen_config::ids::ServerId;
 use pen_config::settings::{Server, Settings};

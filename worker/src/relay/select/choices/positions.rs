@@ -106,7 +106,8 @@ impl Positions {
         id(first).or(crowded).or(id(first_crowded))
     }
 
-    /// The first server that a walk from a position comes to and that `accepts`, not above the bound.
+    /// The first server that a walk from a position comes to, that `accepts`, and that is not above
+    /// the bound.
     pub fn walked(
         &mut self,
         settings: &Settings,
@@ -139,8 +140,8 @@ impl Positions {
         Walked::InVain(crowded)
     }
 
-    /// The servers that `accepts`, last things first: those without a weight, those above the bound,
-    /// the others, each in the order of the position.
+    /// The servers that `accepts`, the last one first: those without a weight, those above the
+    /// bound, the others; each kind in the reverse order of the position.
     pub fn rest(
         &mut self,
         farm: &impl Farm,
