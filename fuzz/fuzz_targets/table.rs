@@ -81,6 +81,9 @@ fn operate(table: &Table, operation: u8, now: u64) {
             let _ = worker_table.net_use([operation / 64; 16], 1, now);
             worker_table.release_net(number);
             let _ = (worker_table.reserve_tarpit(number), worker_table.tarpitted());
+            worker_table.set_tarpitted(number);
+            let _ = worker_table.republish(CONNECTIONS, [(number, Some(number))].into_iter());
+            worker_table.want_recounts();
         }
         14 => drop((worker_table.await_connection(), table.connections_open())),
         _ => drop((table.current(), table.connection_owner(number))),

@@ -3,6 +3,7 @@
 use crate::chained::Corrupt;
 use crate::hash::HashedKey;
 use crate::lock::{LockId, LockTaken};
+use crate::nets::Beside;
 use crate::nets::entry::{MOST_OPEN, Open, Raised};
 use crate::parts::StoredNet;
 use crate::sync::{Ordering::*, fence};
@@ -89,7 +90,8 @@ struct LockedNets<'s> {
 
 impl<'t> WorkerTable<'t> {
     /// Makes room for the nets of this many connections; the room never shrinks. To be called
-    /// before the first of the operations below, and when there can be more connections.
+    /// before the first of the operations below, when there can be more connections, and after a
+    /// sibling died that may have overwritten the table.
     pub fn want_nets(&self, connections: u32) {
         let share = self.view.layout.net_share(connections);
         self.net_slots.set(self.net_slots.get().max(share));
@@ -97,6 +99,23 @@ impl<'t> WorkerTable<'t> {
             let wanted = &shard.state.lock.0.wanted;
             if wanted.load(Relaxed) < share {
                 wanted.fetch_max(share, Relaxed);
+            }
+        }
+    }
+
+    /// Makes sure that a number which was just claimed is counted for no net. Only a hostile worker
+    /// can have written one.
+    pub(crate) fn begin_without_net(&self, number: u32) {
+        // Without limits nobody reads the holders: to read them here would allocate their memory.
+        if self.net_slots.get() == 0 {
+            return;
+        }
+        let Some(holder) = self.view.holder(number) else { return };
+        let written = holder.load(Relaxed);
+        if written != 0 {
+            match self.view.held_net(written) {
+                Some((_, recount)) => drop(recount.beside(|| holder.store(0, Relaxed))),
+                None => holder.store(0, Relaxed),
             }
         }
     }
@@ -115,12 +134,7 @@ impl<'t> WorkerTable<'t> {
         let key = self.view.hash_key.of(key);
         match self.lock_nets(key) {
             Some(locked) => match locked.enter(key, now) {
-                Some((slot, entry)) => {
-                    let attempts = |rate: Rate| entry.attempt(now, rate.seconds);
-                    let arrival = judge(entry, entry.open(), limits, attempts, now);
-                    self.hold_if_counted(number, slot, arrival);
-                    arrival
-                }
+                Some((slot, entry)) => locked.judge(number, slot, entry, limits, now),
                 None => NetArrival::Unchecked,
             },
             None => self.arrive_unlocked(number, key, limits, now),
@@ -129,16 +143,43 @@ impl<'t> WorkerTable<'t> {
 
     /// Counts a connection as open, whatever the limits are; what it was counted for before is
     /// taken back. For connections that are open when limits change, and after a sibling died that
-    /// may have overwritten the table. Without a lock or a slot, it is not counted.
+    /// may have overwritten the table. Without a lock or a slot, it is not counted. One that is
+    /// counted for this net already stays so all the time: no other gets its place.
     pub fn count_in_net(&self, number: u32, key: [u8; 16], now: u64) -> NetArrival {
-        self.view.release_net(number);
+        let key = self.view.hash_key.of(key);
         let limits = NetLimits { connections: Some(MOST_OPEN), rate: None };
-        self.arrive_in_net(number, key, limits, now)
+        // Mostly it needs no lock: its holder names the net, so every recount counts it.
+        if self.look_up(key).is_some_and(|found| self.holds(number, found.slot)) {
+            return NetArrival::Counted;
+        }
+        let Some(locked) = self.lock_nets(key) else {
+            self.view.release_net(number);
+            return self.arrive_unlocked(number, key, limits, now);
+        };
+        match locked.enter(key, now) {
+            // A walk without the lock can miss an entry.
+            Some((slot, _)) if self.holds(number, slot) => NetArrival::Counted,
+            Some((slot, entry)) => {
+                self.view.release_net(number);
+                locked.judge(number, slot, entry, limits, now)
+            }
+            None => {
+                self.view.release_net(number);
+                NetArrival::Unchecked
+            }
+        }
     }
 
     /// Takes back what a connection was counted for, if it was.
     pub fn release_net(&self, number: u32) {
         self.view.release_net(number);
+    }
+
+    /// Has the counts of all nets made anew. To be called when all connections are counted again
+    /// after a sibling died: holders that it had written over may have lowered the counts of others
+    /// when they were taken back.
+    pub fn want_recounts(&self) {
+        self.view.want_recounts();
     }
 
     /// What is counted of a net, with the attempts within `seconds`; changes nothing.
@@ -192,13 +233,22 @@ impl<'t> WorkerTable<'t> {
         now: u64,
     ) -> NetArrival {
         let Some(found) = self.look_up(key) else { return NetArrival::Unchecked };
+        let recount = &self.view.net_shards[found.shard as usize].recount.0;
         let mut arrival = NetArrival::Unchecked;
-        self.view.net_shards[found.shard as usize].recount.0.beside(|| {
+        let beside = recount.beside(|| {
             let attempts = |rate: Rate| found.entry.attempt_unlocked(now, rate.seconds);
             arrival = judge(found.entry, found.open, limits, attempts, now);
-            self.hold_if_counted(number, found.slot, arrival);
+            if arrival == NetArrival::Counted {
+                self.hold(number, found.slot);
+            }
         });
-        arrival
+        match (arrival, beside) {
+            (NetArrival::Counted, Beside::Recount) if self.is_one_too_many(found.slot, limits) => {
+                self.view.release_net(number);
+                NetArrival::Beyond(Exceeded::Connections, tell(found.entry, now))
+            }
+            _ => arrival,
+        }
     }
 
     /// The entry of a net, without the lock.
@@ -214,12 +264,25 @@ impl<'t> WorkerTable<'t> {
         })
     }
 
-    fn hold_if_counted(&self, number: u32, slot: u32, arrival: NetArrival) {
-        match (arrival, self.view.holder(number)) {
-            (NetArrival::Counted, Some(holder)) => holder.store(slot + 1, Relaxed),
-            (NetArrival::Counted, None)
-            | (NetArrival::Within | NetArrival::Beyond(..) | NetArrival::Unchecked, _) => {}
+    fn hold(&self, number: u32, slot: u32) {
+        if let Some(holder) = self.view.holder(number) {
+            holder.store(slot + 1, Relaxed);
         }
+    }
+
+    /// Whether a connection is counted for the net of a slot.
+    fn holds(&self, number: u32, slot: u32) -> bool {
+        self.view.holder(number).is_some_and(|holder| holder.load(Relaxed) == slot + 1)
+    }
+
+    /// Whether the holders of a slot are more than may be. For a connection whose holder is stored
+    /// and that a recount may have missed: its count can be too low. Of several such connections
+    /// each sees the others or is seen by them.
+    #[cold]
+    fn is_one_too_many(&self, slot: u32, limits: NetLimits) -> bool {
+        let most = limits.connections.unwrap_or(MOST_OPEN);
+        fence(SeqCst);
+        self.view.holders_of(slot) > most
     }
 
     /// Locks the shard of a net, and makes it consistent. None: the lock is stuck.
@@ -274,6 +337,32 @@ fn tell(entry: &StoredNet, now: u64) -> Telling {
 }
 
 impl LockedNets<'_> {
+    /// What a connection of the net in a slot is told.
+    fn judge(
+        &self,
+        number: u32,
+        slot: u32,
+        entry: &StoredNet,
+        limits: NetLimits,
+        now: u64,
+    ) -> NetArrival {
+        let attempts = |rate: Rate| entry.attempt(now, rate.seconds);
+        let arrival = judge(entry, entry.open(), limits, attempts, now);
+        if arrival != NetArrival::Counted {
+            return arrival;
+        }
+        let worker_table = self.worker_table;
+        worker_table.hold(number, slot);
+        fence(SeqCst);
+        // A connection may have come without the lock, and not be in the count.
+        let is_due = worker_table.view.net_shards[self.number as usize].recount.0.is_due();
+        if is_due && worker_table.is_one_too_many(slot, limits) {
+            worker_table.view.release_net(number);
+            return NetArrival::Beyond(Exceeded::Connections, tell(entry, now));
+        }
+        arrival
+    }
+
     /// The entry of a net and its slot among all. None: there is no slot for it.
     fn enter(&self, key: HashedKey, now: u64) -> Option<(u32, &StoredNet)> {
         let entered = self.shard.enter(key, now).or_else(|Corrupt| {
@@ -293,15 +382,17 @@ impl LockedNets<'_> {
         let (slots, grown) = self.shard.state.lock.0.settle();
         self.worker_table.net_slots.set(slots);
         self.shard = self.worker_table.view.net_shard(self.number, slots);
+        let is_due = self.worker_table.view.net_shards[self.number as usize].recount.0.is_due();
         match (taken, grown) {
-            (LockTaken::Whole, None) => {}
+            // After a death it may be a hostile worker who made the shard small: its derived data
+            // is of no use.
+            (LockTaken::Whole, Some(_)) if is_due => self.rebuild(),
             (LockTaken::Whole, Some(buckets)) => {
                 self.shard.rebuild_grown(buckets);
             }
-            (LockTaken::Orphaned, _) => return self.rebuild(),
-        }
-        if self.worker_table.view.net_shards[self.number as usize].recount.0.is_due() {
-            self.recount();
+            (LockTaken::Orphaned, _) => self.rebuild(),
+            (LockTaken::Whole, None) if is_due => self.recount(),
+            (LockTaken::Whole, None) => {}
         }
     }
 

@@ -60,7 +60,7 @@ impl<'t> WorkerTable<'t> {
     /// Takes the lowest free connection number below `limit`: the slot under -x. `None`: all are in
     /// use.
     pub fn claim_connection(&self, limit: u32) -> Option<u32> {
-        self.numbers().claim(limit)
+        self.numbers().claim(limit).inspect(|number| self.begin_without_net(*number))
     }
 
     /// Gives a number back. Returns whether a paused worker waits; then the caller takes a client
@@ -108,6 +108,8 @@ impl<'t> WorkerTable<'t> {
             figures.set_pending(false);
         }
         self.numbers().republish(&numbers, limit, self.waits.get());
+        // A recount before this may have left out numbers that had no owner, or a wrong one.
+        self.view.want_recounts();
         // This worker holds no lock now, so a lock in its name would never be released.
         let rows = self.view.layout.shape.rows;
         self.view.reclaim_locks(|row| row == self.row || row >= rows);

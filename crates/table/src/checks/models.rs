@@ -482,7 +482,9 @@ fn one_net(connections: u32) -> Arc<Table> {
     {
         let worker_table = table.worker_table(2);
         worker_table.want_nets(1);
-        (0..3).for_each(|_| drop(worker_table.claim_connection(20)));
+        (0..3).for_each(|_| {
+            let _ = worker_table.claim_connection(20);
+        });
         let arrival = arrive_in_net(&table, 2, true);
         assert_eq!(arrival, NetArrival::Counted);
         if connections == 0 {
@@ -573,4 +575,123 @@ fn a_net_that_is_replaced_takes_no_connection_of_the_former() {
         let counts = [2, 3].map(|n| table.worker_table(2).net_use(key(n), 1, 0).open);
         assert_eq!(counts, [0, 0]);
     });
+}
+
+const TWO: NetLimits = NetLimits { connections: Some(2), rate: None };
+
+/// Connections that are inside a limit. It is not loom's type: it only observes.
+struct Inside {
+    now: std::sync::atomic::AtomicU32,
+    most: u32,
+}
+
+impl Inside {
+    fn new(open: u32, most: u32) -> std::sync::Arc<Inside> {
+        std::sync::Arc::new(Inside { now: open.into(), most })
+    }
+
+    fn note(&self, arrival: NetArrival) {
+        if arrival == NetArrival::Counted {
+            assert!(self.now.fetch_add(1, SeqCst) < self.most, "one too many is inside");
+        }
+    }
+
+    fn leave(&self) {
+        self.now.fetch_sub(1, SeqCst);
+    }
+}
+
+/// A table with the entry of client 1's net. Worker 2 has the numbers 0 to 3, and of them so many
+/// are counted as open: 2, then 3.
+fn open_of_net(open: u32) -> Arc<Table> {
+    let table = Arc::new(table(1, 65536));
+    {
+        let worker_table = table.worker_table(2);
+        worker_table.want_nets(1);
+        (0..4).for_each(|_| {
+            let _ = worker_table.claim_connection(20);
+        });
+        for number in [2, 3] {
+            assert_eq!(worker_table.arrive_in_net(number, key(1), TWO, 0), NetArrival::Counted);
+        }
+        (2 + open..4).for_each(|number| worker_table.release_net(number));
+    }
+    table
+}
+
+/// A worker with a connection of client 1, which has the number of the worker.
+fn arrives(
+    worker: u32,
+    limits: NetLimits,
+    is_locked: bool,
+    inside: &std::sync::Arc<Inside>,
+) -> Box<dyn FnOnce(&Table) + Send> {
+    let inside = inside.clone();
+    Box::new(move |table| {
+        let worker_table = table.worker_table(worker);
+        inside.note(match is_locked {
+            true => worker_table.arrive_in_net(worker, key(1), limits, 0),
+            false => {
+                let hashed = table.view().hash_key.of(key(1));
+                worker_table.arrive_unlocked(worker, hashed, limits, 0)
+            }
+        });
+    })
+}
+
+/// A worker that makes a recount and then has a connection of client 1.
+fn recounts_and_arrives(
+    limits: NetLimits,
+    inside: &std::sync::Arc<Inside>,
+) -> Box<dyn FnOnce(&Table) + Send> {
+    let arrives = arrives(0, limits, true, inside);
+    Box::new(move |table| {
+        table.view().want_recounts();
+        arrives(table);
+    })
+}
+
+#[test]
+fn a_connection_that_ends_during_a_recount_makes_room_for_one() {
+    for is_locked in [true, false] {
+        bounded(2, move || {
+            let (table, inside) = (open_of_net(2), Inside::new(2, 2));
+            let ending = inside.clone();
+            let end: Box<dyn FnOnce(&Table) + Send> = Box::new(move |table| {
+                ending.leave();
+                table.worker_table(2).release_net(2);
+            });
+            let recount = recounts_and_arrives(TWO, &inside);
+            workers(&table, vec![end, recount, arrives(1, TWO, is_locked, &inside)]);
+            assert_eq!(counted_after_all(&table), inside.now.load(SeqCst));
+        });
+    }
+}
+
+#[test]
+fn connections_that_come_without_the_lock_during_a_recount_keep_to_the_limit() {
+    for (others, preemptions) in [(&[1][..], 3), (&[1, 2], 1)] {
+        bounded(preemptions, move || {
+            let (table, inside) = (open_of_net(0), Inside::new(0, 1));
+            let recount = recounts_and_arrives(ONE, &inside);
+            let others = others.iter().map(|worker| arrives(*worker, ONE, false, &inside));
+            workers(&table, [recount].into_iter().chain(others).collect());
+            assert_eq!(counted_after_all(&table), inside.now.load(SeqCst));
+        });
+    }
+}
+
+#[test]
+fn a_connection_that_is_counted_again_is_counted_all_the_time() {
+    for is_locked in [true, false] {
+        bounded(3, move || {
+            let (table, inside) = (open_of_net(2), Inside::new(2, 2));
+            let again: Box<dyn FnOnce(&Table) + Send> = Box::new(|table| {
+                let counted = table.worker_table(2).count_in_net(2, key(1), 0);
+                assert_eq!(counted, NetArrival::Counted);
+            });
+            workers(&table, vec![again, arrives(1, TWO, is_locked, &inside)]);
+            assert_eq!(counted_after_all(&table), 2);
+        });
+    }
 }

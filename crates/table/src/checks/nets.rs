@@ -103,6 +103,25 @@ fn a_connection_can_be_counted_for_another_net_and_whatever_the_limit() {
 }
 
 #[test]
+fn a_recount_without_the_owner_of_a_number_is_made_again_when_the_owner_is_there() {
+    let table = with_nets(20);
+    let one = table.worker_table(0);
+    let (number, arrival) = arrive(&one, 1, most(2), SECOND);
+    assert_eq!((arrival, open(&table, 1)), (NetArrival::Counted, 1));
+    // A stranger frees the number, and has the counts made.
+    table.view().owners[0].store(0, Relaxed);
+    table.view().want_recounts();
+    settle(&table, SECOND);
+    assert_eq!(open(&table, 1), 0);
+    let _ = one.republish(20, [(number, None)].into_iter());
+    assert_eq!(one.count_in_net(number, key(1), SECOND), NetArrival::Counted);
+    settle(&table, SECOND);
+    assert_eq!(open(&table, 1), 1);
+    leave(&one, number);
+    assert_eq!(open(&table, 1), 0);
+}
+
+#[test]
 fn the_net_that_was_used_least_recently_makes_room_but_not_one_with_connections() {
     let table = with_nets(1);
     let one = table.worker_table(0);
@@ -332,6 +351,8 @@ fn a_stuck_lock_lets_nobody_exceed_a_limit() {
     assert_eq!(arrive(&one, 1, most(2), SECOND).1, NetArrival::Counted);
     assert!(matches!(arrive(&one, 1, most(2), SECOND).1, NetArrival::Beyond(..)));
     assert_eq!(arrive(&one, 2, most(2), SECOND).1, NetArrival::Unchecked, "it is not known");
+    assert_eq!(one.count_in_net(number, key(1), SECOND), NetArrival::Counted);
+    assert_eq!(open(&table, 1), 2, "it was counted already");
     leave(&one, number);
     assert_eq!(open(&table, 1), 1);
     table.reclaim(1);

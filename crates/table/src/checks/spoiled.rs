@@ -6,7 +6,9 @@ use super::foreign::{held, opened};
 use super::verify::verify;
 use super::{growing_table, key};
 use crate::sync::Ordering::*;
-use crate::{ClientRef, FailureClass, NetLimits, Rate, Shape, Table, Timed, WorkerTable};
+use crate::{
+    ClientRef, FailureClass, NetArrival, NetLimits, Rate, Shape, Table, Timed, WorkerTable,
+};
 
 /// How the memory is overwritten.
 #[derive(Clone, Debug)]
@@ -111,7 +113,13 @@ fn everything(table: &Table, worker_table: &WorkerTable<'_>, now: u64) {
         let _ = worker_table.arrive_in_net(n, key(n % 6), limits, now);
         let _ = worker_table.net_use(key(n), 1, now);
         let _ = worker_table.count_in_net(n, key(n % 7), now);
+        let without_lock = table.view().hash_key.of(key(n % 5));
+        let _ = worker_table.arrive_unlocked(n, without_lock, limits, now);
+        assert!(table.view().holders_of(n) <= 20);
     }
+    let open = (0..22).map(|number| (number, Some(number % 4)));
+    let _ = worker_table.republish(20, open);
+    worker_table.set_tarpitted(now as u32);
     (0..22).for_each(|number| worker_table.release_net(number));
     let _ = (worker_table.reserve_tarpit(2), worker_table.tarpitted());
     let _ = worker_table.advance_cursor(worker_table.cursor(), 1);
@@ -200,5 +208,61 @@ fn what_a_stranger_wrote_over_everything_is_put_right_by_the_living() {
         assert!(!table.reclaim(2), "{word:x}: nobody waits");
         assert!(workers[1].reserve(1, Some(2)) && !workers[1].reserve(1, Some(2)), "{word:x}");
         assert!(workers[1].lock([1; 16]).is_ok(), "{word:x}");
+    }
+}
+
+/// What a connection of a client is told that may have `most`.
+fn arrive(worker_table: &WorkerTable<'_>, number: u32, n: u32, most: u32) -> NetArrival {
+    let limits = NetLimits { connections: Some(most), rate: None };
+    worker_table.arrive_in_net(number, key(n), limits, 1000)
+}
+
+#[test]
+fn what_a_stranger_wrote_over_the_nets_is_put_right_by_the_living() {
+    for word in (0..64).chain([0x0101, 0x8000_0000, 0x8000_0001, u32::MAX]) {
+        let table = growing_table(9, 65536, 24);
+        let workers = [0, 1].map(|row| table.worker_table(row));
+        let numbers = workers.each_ref().map(|worker_table| {
+            worker_table.want_nets(20);
+            [0; 3].map(|_| worker_table.claim_connection(20).unwrap())
+        });
+        let each = || workers.iter().zip(numbers);
+        for (worker_table, own) in each() {
+            // The third is that of a client without limits.
+            assert_eq!(arrive(worker_table, own[0], 1, 9), NetArrival::Counted);
+            assert_eq!(arrive(worker_table, own[1], 2, 9), NetArrival::Counted);
+        }
+        table.memory.words().iter().for_each(|each| each.store(word, Relaxed));
+        table.reclaim(2);
+        for (worker_table, own) in each() {
+            let _ = worker_table.republish(20, own.iter().map(|number| (*number, None)));
+            worker_table.want_nets(20);
+            worker_table.set_tarpitted(0);
+        }
+        for (worker_table, own) in each() {
+            worker_table.release_net(own[2]);
+            for (number, n) in [(own[0], 1), (own[1], 2)] {
+                let counted = worker_table.count_in_net(number, key(n), 1000);
+                assert_eq!(counted, NetArrival::Counted, "{word:x}");
+            }
+            worker_table.want_recounts();
+        }
+        let [one, other] = &workers;
+        let open = |n| one.net_use(key(n), 1, 1000).open;
+        // A connection of an unlimited client gets a number with a holder that the stranger wrote.
+        let unlimited = one.claim_connection(20).unwrap();
+        let refused = other.claim_connection(20).unwrap();
+        assert!(matches!(arrive(other, refused, 1, 2), NetArrival::Beyond(..)), "{word:x}");
+        assert_eq!((open(1), open(2)), (2, 2), "{word:x}");
+        assert_eq!(arrive(other, refused, 1, 3), NetArrival::Counted, "{word:x}");
+        table.view().want_recounts();
+        assert!(matches!(arrive(one, unlimited, 1, 3), NetArrival::Beyond(..)), "{word:x}");
+        assert_eq!((open(1), open(2)), (3, 2), "{word:x}");
+        for (worker_table, own) in each() {
+            own.iter().for_each(|number| worker_table.release_net(*number));
+        }
+        other.release_net(refused);
+        assert_eq!((open(1), open(2)), (0, 0), "{word:x}");
+        assert!(one.reserve_tarpit(1) && !other.reserve_tarpit(1), "{word:x}");
     }
 }

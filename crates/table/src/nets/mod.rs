@@ -18,6 +18,13 @@
 //! between the change and the comparison, and between the beginning of the recount and its reading.
 //! So either the recount sees the change, or the worker sees the recount.
 //!
+//! Until that other recount, the count may be wrong. A connection that ends lowers the count before
+//! its holder is removed, so that the count is too high then, and never too low. One that comes
+//! without the lock can be lost from the count: a recount reads the holders before it has one, and
+//! sets the count after it has risen. So a connection that saw a recount counts the holders itself,
+//! and leaves if they are too many. One with the lock does the same if another recount is wanted
+//! when its own holder is stored.
+//!
 //! **A lock that is stuck.** The net is looked for without the lock, and its count still keeps to
 //! the limit. Only a net without an entry is let in unchecked: it has no connection that is known.
 
@@ -30,6 +37,16 @@ use crate::numbers;
 use crate::parts::{NetShard, Recount, StoredNet};
 use crate::sync::{AtomicU32, Ordering::*, fence};
 use crate::view::{Shard, View};
+
+/// What else happened while a holder and a count were changed without the lock.
+#[must_use]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Beside {
+    /// No recount: each one that begins later sees the change.
+    Nothing,
+    /// A recount may have missed the change, so another one is wanted.
+    Recount,
+}
 
 /// Most nets with open connections that are passed over to find one without.
 const PASSED_OVER: u32 = 1024;
@@ -93,10 +110,21 @@ impl<'t> View<'t> {
     pub fn release_net(self, number: u32) {
         let Some(holder) = self.holder(number) else { return };
         let Some((entry, recount)) = self.held_net(holder.load(Relaxed)) else { return };
-        recount.beside(|| {
-            holder.store(0, Relaxed);
+        // A recount between the two makes the count too high, and wants another one. In the other
+        // order the count would be lowered twice, and one too many would get in.
+        let _ = recount.beside(|| {
             entry.lower();
+            holder.store(0, Relaxed);
         });
+    }
+
+    /// How many connections are counted for the net of a slot, by the holders.
+    pub fn holders_of(self, slot: u32) -> u32 {
+        let numbers = self.globals.high_water.0.numbers.load(Relaxed);
+        let held = (0u32..numbers).zip(self.holders).filter(|(number, holder)| {
+            holder.load(Relaxed) == slot + 1 && numbers::owner(self, *number).is_some()
+        });
+        held.count() as u32
     }
 
     /// Makes the counts of a shard's nets what the holders say. For the owner of its lock.
@@ -142,13 +170,15 @@ impl Recount {
     }
 
     /// Changes a holder and a count without the lock.
-    pub fn beside(&self, change: impl FnOnce()) {
+    pub fn beside(&self, change: impl FnOnce()) -> Beside {
         let done = self.done.load(Acquire);
         change();
         fence(SeqCst);
-        if self.wanted.load(Relaxed) != done {
-            self.want();
+        if self.wanted.load(Relaxed) == done {
+            return Beside::Nothing;
         }
+        self.want();
+        Beside::Recount
     }
 
     /// Wants a recount, and returns what `wanted` is now.
