@@ -11,7 +11,6 @@
 
 use pen_config::ids::ClientKey;
 use pen_config::per_client::PerClient;
-use pen_config::settings::Settings;
 use pen_ipc::message::{Event, PerClientLimit};
 use pen_table::{Exceeded, NetArrival, NetLimits, Rate, Telling};
 
@@ -38,6 +37,11 @@ pub struct Tarpit {
 }
 
 impl Tarpit {
+    /// How many they are.
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
     /// When the first connection will have been there for so many seconds.
     pub fn due(&self, pool: &Pool, seconds: u32) -> Option<u64> {
         self.queue.next_deadline(pool, u64::from(seconds) * 1000)
@@ -181,53 +185,6 @@ impl Relay<'_> {
         self.finish(slot, None);
     }
 
-    /// Counts the open connections by new settings, if these count otherwise.
-    pub(in crate::relay) fn limits_replaced(&mut self, old: &Settings) {
-        self.prepare_limits();
-        if counting(old) != counting(&self.settings) {
-            self.count_clients();
-        }
-    }
-
-    /// Writes again what the table has of this worker's connections for the limits.
-    pub(in crate::relay) fn republish_limits(&mut self) {
-        if self.settings.per_client.is_on() {
-            self.count_clients();
-        }
-        self.worker_table.set_tarpitted(self.tarpit.count);
-    }
-
-    /// Counts each open connection for its client, as the settings say.
-    fn count_clients(&mut self) {
-        let limits = self.settings.per_client;
-        for slot in 0..self.connections.pool.slots() {
-            let connection = &self.connections[slot];
-            let is_known =
-                connection.state != ConnectionState::Free && connection.judged != Judged::HeaderDue;
-            let (Some(key), true) = (connection.key, is_known) else { continue };
-            let (number, is_beyond) = (connection.number, connection.judged.is_beyond());
-            let counts =
-                limits.max > 0 && !is_beyond && !limits.is_unlimited(&self.settings.acls, key);
-            let counted = match counts {
-                true => self.worker_table.count_in_net(number, limits.net.key(key), self.now),
-                false => {
-                    self.worker_table.release_net(number);
-                    NetArrival::Within
-                }
-            };
-            let judged = &mut self.connections[slot].judged;
-            match (counted, is_beyond) {
-                (NetArrival::Counted, _) => *judged = Judged::Counted,
-                (NetArrival::Unchecked, _) => {
-                    *judged = Judged::Within;
-                    self.link.counters.limits_unchecked += 1;
-                }
-                (NetArrival::Within | NetArrival::Beyond(..), false) => *judged = Judged::Within,
-                (NetArrival::Within | NetArrival::Beyond(..), true) => {}
-            }
-        }
-    }
-
     /// What the limits make of a client's next connection; none: nothing.
     pub(in crate::relay) fn explain_limits(&self, key: ClientKey) -> Option<LimitsExplained> {
         let limits = self.settings.per_client;
@@ -311,13 +268,6 @@ fn setting(exceeded: Exceeded, net: &str) -> String {
         Exceeded::Connections => format!("per_client_max for {net}"),
         Exceeded::Rate => format!("per_client_rate for {net}"),
     }
-}
-
-/// What decides for which client an open connection is counted, if it is.
-fn counting(settings: &Settings) -> impl PartialEq + '_ {
-    let limits = settings.per_client;
-    let list = limits.unlimited.and_then(|list| settings.acls.get(usize::from(list)));
-    (limits.max > 0).then_some((limits.net, list))
 }
 
 /// How a connection beyond a limit ends.

@@ -12,7 +12,8 @@
 //!
 //! The last line and the files here share the state of a worker, `Relay`. `events` and `closing`
 //! handle connected clients, and `xff` handles those with `-H`. `commands` carries out the
-//! supervisor's messages, and `explain` answers one of them. `limits` judges new clients. `link`,
+//! supervisor's messages, and `explain` answers one of them. `limits` judges new clients, and
+//! `recount` counts the open ones again. `link`,
 //! `request_log`, `connection_log` and `debug` are the outputs of the jailed process.
 
 pub(crate) mod accept;
@@ -29,6 +30,7 @@ pub(crate) mod link;
 pub mod log_writer;
 pub(crate) mod preface;
 pub mod proxy;
+pub(crate) mod recount;
 pub mod request_log;
 pub mod select;
 #[cfg(test)]
@@ -65,6 +67,7 @@ use crate::relay::http::Wait;
 use crate::relay::limits::Tarpit;
 use crate::relay::link::{Link, Rated};
 use crate::relay::log_writer::LogWriter;
+use crate::relay::recount::Recount;
 use crate::relay::select::choices::Choices;
 use crate::relay::transfer::Io;
 use crate::relay::upstream::Upstreams;
@@ -111,6 +114,8 @@ struct Relay<'t> {
     choices: RefCell<Choices>,
     /// Connections beyond a limit per client that are kept open and silent.
     tarpit: Tarpit,
+    /// The count of all open connections for the limits per client, if one is under way.
+    recount: Recount,
     /// This worker's state of each server.
     upstreams: Upstreams,
     /// The servers whose connections are being ended.
@@ -182,6 +187,7 @@ pub fn run(start: WorkerStart, table: &Table) -> i32 {
         held: Held::new(start.workers),
         choices: RefCell::new(Choices::new(&settings, start.row.into())),
         tarpit: Tarpit::default(),
+        recount: Recount::default(),
         upstreams: Upstreams::new(settings.table_size() + 2),
         closes: ServerCloses::default(),
         rebalancing: Rebalancing::default(),
@@ -261,6 +267,7 @@ impl Relay<'_> {
             self.on_retries();
             self.close_ordered();
             self.rebalance();
+            self.recount();
             if let Some(status) = self.on_ready() {
                 return status;
             }
@@ -321,7 +328,13 @@ impl Relay<'_> {
     fn timeout(&self) -> Option<Duration> {
         let must_connect = self.attempts.has_some() || self.upstreams.has_due();
         let must_close = self.closes.has_some() || self.rebalancing.has_some();
-        if must_connect || must_close || self.connections.has_ready() || self.acceptor.has_vacancy {
+        let must_count = self.recount.is_under_way();
+        if must_connect
+            || must_close
+            || must_count
+            || self.connections.has_ready()
+            || self.acceptor.has_vacancy
+        {
             return Some(Duration::ZERO);
         }
         let others = [
