@@ -10,7 +10,7 @@ use crate::ids::ClientKey;
 
 mod net;
 
-pub use crate::per_client::net::ClientNet;
+pub use crate::per_client::net::{ClientNet, in_words};
 
 /// The limits per client. The names of the fields stand in the state of an upgrade, so they never
 /// change.

@@ -1,6 +1,7 @@
 //! Which addresses are one client.
 
 use std::fmt;
+use std::net::Ipv6Addr;
 
 use serde::{Deserialize, Serialize};
 
@@ -55,11 +56,20 @@ impl ClientNet {
 
     /// A client's net in words: the address if it is alone, else the first one and the length.
     pub fn shown(self, client: ClientKey) -> String {
-        let (first, bits) = (self.first(client), self.bits(client));
         match client.ip() {
-            Some(_) if bits < 128 => format!("{first}/{}", self.length(client)),
-            Some(_) | None => first.to_string(),
+            Some(_) => in_words(self.first(client).bytes(), self.length(client)),
+            None => client.to_string(),
         }
+    }
+}
+
+/// A net in words, from its first address (the bytes of a [`ClientKey`]) and the length of its
+/// prefix. The first address of `::/64` is no Unix client.
+pub fn in_words(first: [u8; 16], length: u8) -> String {
+    let first = Ipv6Addr::from(first).to_canonical();
+    match length < if first.is_ipv4() { 32 } else { 128 } {
+        true => format!("{first}/{length}"),
+        false => first.to_string(),
     }
 }
 
@@ -102,6 +112,17 @@ mod tests {
             ]
         );
         assert_eq!(usual.shown(ClientKey::UNIX), "unix");
+    }
+
+    #[test]
+    fn the_net_of_the_lowest_addresses_is_no_unix_client() {
+        let usual = ClientNet::default();
+        assert_eq!(usual.shown(client("::1")), "::/64");
+        assert_eq!(ClientNet { v4: 32, v6: 128 }.shown(client("::1")), "::1");
+        let wide = ClientNet { v4: 8, v6: 1 };
+        let nets = ["0.1.2.3", "0.0.0.0", "::1", "2001:db8::1"].map(|one| wide.shown(client(one)));
+        assert_eq!(nets, ["0.0.0.0/8", "0.0.0.0/8", "::/1", "::/1"]);
+        assert_eq!(usual.shown(client("0.0.0.0")), "0.0.0.0");
     }
 
     #[test]

@@ -3,13 +3,14 @@
 #![forbid(unsafe_code)]
 
 use pen_config::ids::{ClientKey, Target};
+use pen_config::per_client;
 use pen_config::settings::{Server, Settings};
 use pen_ipc::message::{Event, Obstacle, PerClientLimit, ShortageDuring};
 use pen_ipc::text::errno_text;
 use pen_status::event::{EventKind, Field};
 
 use crate::log::events::throttle::MergedEvent;
-use crate::log::events::{failure, handshake, log_failure, net, obstacle_line, sender_fault};
+use crate::log::events::{failure, handshake, log_failure, obstacle_line, sender_fault};
 use crate::log::recent::Incident;
 
 /// The incident for an event that stands for several.
@@ -128,7 +129,7 @@ fn refused(client: &[u8; 16], others: u64) -> Incident {
 
 fn beyond_limit(client: [u8; 16], length: u8, limit: PerClientLimit, others: u64) -> Incident {
     let incident = Incident::of(EventKind::ClientLimit)
-        .with("client", net(client, length))
+        .with("client", per_client::in_words(client, length))
         .with("others", number(others));
     match limit {
         PerClientLimit::Connections { most } => {

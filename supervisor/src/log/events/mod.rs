@@ -4,6 +4,7 @@
 
 use pen_config::checks::Admission;
 use pen_config::ids::{ClientKey, Target};
+use pen_config::per_client;
 use pen_config::settings::Settings;
 use pen_ipc::message::{
     CertificateFault, ConnectFailure, Event, HandshakeFailure, Obstacle, PeerCertificate,
@@ -149,7 +150,7 @@ fn passed_over(
 }
 
 fn beyond_limit(client: [u8; 16], length: u8, limit: PerClientLimit, others: u64) -> String {
-    let client = net(client, length);
+    let client = per_client::in_words(client, length);
     let more = match others {
         0 => String::new(),
         1 => " (and 1 client more)".into(),
@@ -166,15 +167,6 @@ fn beyond_limit(client: [u8; 16], length: u8, limit: PerClientLimit, others: u64
             "client {client} had {connections} new connections within {seconds} s, and may have \
              no more{more}; see per_client_rate"
         ),
-    }
-}
-
-/// A client's net: its address if it is alone.
-fn net(first: [u8; 16], length: u8) -> String {
-    let first = ClientKey::from_bytes(first);
-    match first.ip() {
-        Some(ip) if length < if ip.is_ipv4() { 32 } else { 128 } => format!("{first}/{length}"),
-        Some(_) | None => first.to_string(),
     }
 }
 
@@ -441,6 +433,10 @@ mod tests {
             beyond("192.0.2.7", 32, PerClientLimit::Connections { most: 20 }, 0),
             "client 192.0.2.7 has 20 connections, and may have no more; see per_client_max"
         );
+        for (first, length, shown) in [("::", 64, "::/64"), ("0.0.0.0", 8, "0.0.0.0/8")] {
+            let said = beyond(first, length, PerClientLimit::Connections { most: 20 }, 0);
+            assert!(said.starts_with(&format!("client {shown} has 20 connections")), "{said}");
+        }
         let rate = PerClientLimit::Rate { connections: 9, seconds: 10 };
         assert_eq!(
             beyond("2001:db8::", 64, rate, 2),
