@@ -42,6 +42,8 @@ pub struct Server {
     pub outage: Option<Outage>,
     /// The TLS of its connections; none in clear text, or if pen does not report it.
     pub tls: Option<ServerTlsStatus>,
+    /// The part of its share in percent that it has in slow start; none if it has the whole.
+    pub slow_start: Option<u64>,
     pub connections: u64,
     /// The limits; 0 is none.
     pub max: u64,
@@ -169,6 +171,7 @@ impl Server {
             check: Check::read(&server["check"]),
             outage: Outage::read(server),
             tls: tls(&server["tls"]),
+            slow_start: server["slow_start"].as_u64(),
             connections: figure(&server["connections"]),
             max: figure(&server["max"]),
             hard: figure(&server["hard"]),
@@ -231,7 +234,10 @@ impl Server {
         };
         let alone = |word: &str| (word.to_owned(), String::new());
         match &self.state {
-            State::Up => alone("up"),
+            State::Up => match self.slow_start {
+                Some(percent) => (format!("slow start {percent} %"), String::new()),
+                None => alone("up"),
+            },
             State::Full => alone("full"),
             State::Pending => ("passed over".to_owned(), ": pending_max".to_owned()),
             State::Out => (format!("out {}", duration(self.seconds)), " by operator".to_owned()),

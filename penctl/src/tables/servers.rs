@@ -333,6 +333,19 @@ MB     999 B  5 min ago: connection refused
     }
 
     #[test]
+    fn a_server_that_begins_slowly_tells_its_share_in_each_width() {
+        let mut slow = overview();
+        slow["servers"][0]["slow_start"] = 37.into();
+        let slow = slow.to_string();
+        for columns in [60, 80, 100, 200] {
+            let table = render(slow.as_bytes(), Paint::Plain, Width::Columns(columns)).unwrap();
+            let row = table.lines().nth(1).unwrap();
+            assert!(row.contains("www0:80") && row.contains("slow start 37 %"), "{table}");
+            assert!(table.contains("2 of 4 servers up"), "it is up: {table}");
+        }
+    }
+
+    #[test]
     fn clients_that_wait_are_in_the_last_lines() {
         let mut waiting = overview();
         (waiting["held"], waiting["tarpitted"]) = (3.into(), 2.into());

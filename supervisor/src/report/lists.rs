@@ -45,6 +45,9 @@ pub(super) fn servers(
             Mode::Ready => {}
             Mode::Drain | Mode::Maint => write!(to, " state {}", row.mode.name())?,
         }
+        if let Some(percent) = row.slow_start {
+            write!(to, " slow start {percent} %")?;
+        }
         if let Some(FollowedRecord { name, record }) = &row.follows {
             write!(to, " from {name} record {}", record.name())?;
         }
@@ -168,6 +171,11 @@ mod tests {
             "0 addr 127.0.0.1 port 21000 conn 0 max 20 hard 30 weight 1 prio 2 sx 28 rx 41\n\
              1 addr - port 21001 conn 1 max 20 hard 30 weight 1 prio 2 sx 28 rx 41\n"
         );
+        let mut rows = snapshot(&[], 0, &[]).servers;
+        rows[0].slow_start = Some(37);
+        let mut text = Vec::new();
+        servers(rows.into_iter().take(1), &mut text).unwrap();
+        assert!(text.ends_with(b" sx 28 rx 41 slow start 37 %\n"));
         let mut rows = snapshot(&[], 0, &[]).servers;
         (rows[0].mode, rows[1].mode) = (Mode::Drain, Mode::Maint);
         rows[1].address = None;

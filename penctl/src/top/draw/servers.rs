@@ -322,6 +322,7 @@ fn state(server: &Server, room: usize) -> String {
     match room {
         // The time is over, and the word is enough.
         0..20 if brief.starts_with("failed,") => "failed".to_owned(),
+        0..15 if brief.starts_with("slow start ") => brief.replacen("slow start", "slow", 1),
         0..20 => brief,
         _ => brief + &why,
     }

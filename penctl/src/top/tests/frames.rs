@@ -93,6 +93,20 @@ fn a_large_terminal_shows_more_and_a_tiny_one_says_what_it_needs() {
     }
 }
 
+#[test]
+fn a_server_that_begins_slowly_tells_its_share() {
+    let (mut model, now) = view();
+    let mut slow = report(4);
+    slow["servers"][0]["slow_start"] = 37.into();
+    model.report(read(&slow), now);
+    for (size, words) in [((60, 20), " slow 37 % "), ((200, 50), " slow start 37 % ")] {
+        let text = shown(&mut model, size);
+        assert!(line(&text, "0 ").contains(words), "{size:?}:\n{text}");
+    }
+    press(&mut model, KeyCode::Enter, now);
+    assert!(shown(&mut model, (80, 24)).contains("slow start 37 %"), "the details");
+}
+
 /// A report in which servers are out of service in every way.
 fn out_of_service() -> Value {
     let mut value = report(4);
