@@ -73,6 +73,8 @@ fn the_abuse_server_gets_them_and_they_are_not_counted() {
     let operand = abuse.operand();
     let pen = Pen::builder()
         .options(["-B", &operand, "-O", "per_client_max 2", "-O", "abuse_over on"])
+        // The abuse server comes first.
+        .options(["-O", "tarpit 600"])
         .control()
         .server(&server)
         .start();

@@ -85,3 +85,79 @@ fn old_workers_and_new_ones_count_together_after_an_upgrade() {
     drop((held, more));
     eventually("all are gone", || open(&pen, client(1)) == 0);
 }
+
+#[test]
+fn attempts_are_remembered_over_deaths_reloads_and_an_upgrade() {
+    let server = Backend::named("a");
+    let pen = Installed::start(
+        Pen::builder().workers(2).control().file("per_client_rate 5 3600\n").server(&server),
+    );
+    let mut attempts = (0..5).filter(|_| pen.ask(client(1)).is_some()).count();
+    assert_eq!(attempts, 5);
+    let mut refused = |when: &str| {
+        assert_eq!(pen.ask(client(1)), None, "{when}");
+        attempts += 1;
+        let said = pen.tell("explain 127.84.0.1");
+        assert!(said.contains(&format!("{attempts} of 5 connections")), "{when}: {said}");
+        assert_eq!(pen.ask(client(2 + attempts as u8)).as_deref(), Some("a"), "{when}: another");
+    };
+    refused("at first");
+    for worker in pen.workers() {
+        worker.kill();
+        eventually("it is replaced", || {
+            pen.workers().len() == 2 && pen.workers().iter().all(|one| one.pid() != worker.pid())
+        });
+    }
+    refused("after the death of all workers");
+    fs::write(pen.directory().join("pen.cfg"), "per_client_rate 5 3600\ntarpit 0\nblacklist 7\n")
+        .unwrap();
+    pen.supervisor().signal(Signal::HUP);
+    eventually("the file is in force", || pen.tell("show").contains("blacklist 7"));
+    refused("after a reload");
+    assert_eq!(pen.upgrade("9.0.0"), 0);
+    refused("after an upgrade");
+}
+
+#[test]
+fn the_tarpit_keeps_its_clients_and_its_bound_over_an_upgrade() {
+    let server = Backend::named("a");
+    let pen = Installed::start(
+        Pen::builder()
+            .workers(2)
+            .options(["-x", "17", "-O", "per_client_max 1", "-O", "tarpit 600"])
+            .control()
+            .server(&server),
+    );
+    let tarpitted = || overview(&pen)["tarpitted"].as_u64();
+    let _held = fill(&pen, client(1), 1);
+    let mut caught: Vec<Client> = (0..3).map(|_| pen.connect(client(1))).collect();
+    eventually("three are kept", || tarpitted() == Some(3));
+    assert_eq!(pen.upgrade("9.0.0"), 4);
+    caught.push(pen.connect(client(1)));
+    eventually("four are kept", || tarpitted() == Some(4));
+    assert_eq!(pen.connect(client(1)).line(), None, "a fifth is reset");
+    assert!(caught.iter().all(|one| !one.has_news()));
+    // One that an old worker kept makes room.
+    caught.remove(0).reset();
+    eventually("three are kept", || tarpitted() == Some(3));
+    caught.push(pen.connect(client(1)));
+    eventually("four are kept", || tarpitted() == Some(4));
+}
+
+#[test]
+fn old_workers_go_on_counting_as_before_the_upgrade() {
+    let server = Backend::named("a");
+    let pen = Installed::start(Pen::builder().workers(2).control().server(&server));
+    let before = fill(&pen, client(1), 3);
+    assert_eq!(pen.upgrade("9.0.0"), 3);
+    pen.tells("per_client_max 4", "4");
+    // What had no limit when it began is not counted.
+    assert_eq!(open(&pen, client(1)), 0);
+    let after = fill(&pen, client(1), 4);
+    assert_eq!((pen.ask(client(1)), open(&pen, client(1))), (None, 4));
+    drop(before);
+    eventually("the old workers have gone", || overview(&pen)["connections"] == 4);
+    assert_eq!(open(&pen, client(1)), 4);
+    drop(after);
+    eventually("none is left", || open(&pen, client(1)) == 0);
+}

@@ -32,6 +32,8 @@ impl Client {
         // connections of other programs for a minute after the end, and thousands of clients would
         // take all.
         setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
+        // In a test's own network, a whole net can be routed to the loopback interface.
+        setsockopt(&socket, sockopt::IpFreebind, &true)?;
         socket.bind(&SocketAddr::new(from, 0).into())?;
         Client::over(socket, &to.into())
     }
