@@ -142,6 +142,7 @@ impl Supervisor {
         // The dead worker may have been under an attacker's control and may have written wrong
         // values everywhere. Only the living workers can correct those in their rows.
         self.restate();
+        self.context.table.grow_clients(self.context.settings.clients_max);
         self.pool.workers_mut().for_each(|worker| worker.order_republish());
         self.old.order_republish(None);
     }

@@ -211,6 +211,29 @@ fn what_a_stranger_wrote_over_everything_is_put_right_by_the_living() {
     }
 }
 
+#[test]
+fn a_client_table_that_a_stranger_made_small_has_its_size_again() {
+    for slots in [0, 1, 2, 5] {
+        let table = growing_table(9, 65536, 24);
+        let worker_table = table.worker_table(0);
+        let arrive = |n, now| {
+            worker_table.lock(key(n)).unwrap().arrive(now, 5000);
+        };
+        (0..9).for_each(|n| arrive(n, 1000));
+        for shard in table.view().shards() {
+            shard.state.lock.0.slots.store(slots, Relaxed);
+            shard.state.lock.0.wanted.store(slots, Relaxed);
+        }
+        arrive(0, 2000);
+        table.reclaim(2);
+        assert_eq!(table.grow_clients(9), 9);
+        (0..9).for_each(|n| arrive(n, 3000 + u64::from(n) * 1000));
+        let known = (0..9).filter(|n| table.clients().any(|client| client.key == key(*n)));
+        assert_eq!(known.count(), 9, "{slots}");
+        verify(table.view());
+    }
+}
+
 /// What a connection of a client is told that may have `most`.
 fn arrive(worker_table: &WorkerTable<'_>, number: u32, n: u32, most: u32) -> NetArrival {
     let limits = NetLimits { connections: Some(most), rate: None };

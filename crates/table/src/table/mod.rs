@@ -283,8 +283,9 @@ impl Table {
 
     /// Enlarges the client table to this many slots for all workers at once; the table never
     /// shrinks. Returns the resulting number of slots, which is smaller if there is not enough
-    /// room. Only the supervisor calls it, and it does not wait. The next worker that locks a shard
-    /// rebuilds its links, which takes as long as after a death (a shard of 65536 slots: 5 ms).
+    /// room. Only the supervisor calls it, also after the death of a worker that may have made the
+    /// table small, and it does not wait. The next worker that locks a shard rebuilds its links,
+    /// which takes as long as after a death (a shard of 65536 slots: 5 ms).
     pub fn grow_clients(&self, clients: u32) -> u32 {
         let clients = clients.min(self.layout.most_clients());
         let share = self.layout.share(clients);
