@@ -653,8 +653,8 @@ fn recounts_and_arrives(
 
 #[test]
 fn a_connection_that_ends_during_a_recount_makes_room_for_one() {
-    for is_locked in [true, false] {
-        bounded(2, move || {
+    for (is_locked, preemptions) in [(true, 2), (false, 1)] {
+        bounded(preemptions, move || {
             let (table, inside) = (open_of_net(2), Inside::new(2, 2));
             let ending = inside.clone();
             let end: Box<dyn FnOnce(&Table) + Send> = Box::new(move |table| {
