@@ -28,6 +28,14 @@
 //!  lru            8 slots' newer and older neighbours     under the lock
 //!  Entry          key, key, owner, last use, connects,    exactly one line
 //!   per slot      sent, received, chain │ 4 free
+//!  holders        16 numbers' slots of nets               one writer: the number's owner
+//!  NetShard       lock, slots, wanted │ 52 free           waited for
+//!                 used, hand    │ 56 free                 under the lock
+//!                 wanted, done  │ 56 free                 recounts; read at each end
+//!  net buckets    16 chain heads                          under the lock
+//!  SlotBits       4 × 64 slots' bits recent and busy      recent: under the lock
+//!  Net            key, key, open, slice, chain, seconds,  two lines
+//!   per slot      told, attempts × 17 │ 16 free
 //! ```
 //!
 //! Room for growth is reserved as address space. Clients, their buckets and links, and owner bytes
@@ -45,15 +53,15 @@ use std::marker::PhantomData;
 use std::mem::{align_of, size_of};
 
 use crate::parts::{
-    Figures, Globals, Load, LruLinks, NetShard, ServerState, ShardState, Statistics, StoredEntry,
-    StoredNet,
+    Figures, Globals, Load, LruLinks, NetShard, SLOTS_OF_BITS, ServerState, ShardState, SlotBits,
+    Statistics, StoredEntry, StoredNet,
 };
 use crate::shape::{MAX_CLIENTS, MAX_CONNECTIONS, Shape, TableError};
 use crate::sync::{AtomicU32, AtomicU64};
 
 /// The number of this layout. Raise it with every change of layout.rs or parts.rs, and when the
 /// bits of a word get another meaning. A program adopts a table of its own number only.
-pub const LAYOUT: u32 = 3;
+pub const LAYOUT: u32 = 4;
 
 /// Most slots of a shard. Smaller tables have one shard and are exactly LRU. Larger ones are LRU
 /// within each shard, so that many processors do not wait for one lock.
@@ -114,7 +122,9 @@ pub(crate) struct Layout {
     pub holders: Region<AtomicU32>,
     pub net_shard_states: Region<NetShard>,
     pub net_buckets: Region<AtomicU32>,
-    pub net_links: Region<LruLinks>,
+    /// Elements of `net_bits` for which each of these shards has room: whole pairs of cache lines.
+    pub net_bits_per_shard: u32,
+    pub net_bits: Region<SlotBits>,
     pub nets: Region<StoredNet>,
     /// Size of the whole memory, in bytes.
     pub bytes: usize,
@@ -160,6 +170,9 @@ impl Layout {
         let connections = room.connections.max(shape.connections);
         let nets_per_shard = nets_for(connections, room.least_nets).div_ceil(room.net_shards);
         let net_buckets_per_shard = nets_per_shard.next_power_of_two();
+        let net_bits_per_shard = nets_per_shard
+            .div_ceil(SLOTS_OF_BITS)
+            .next_multiple_of((ALIGNMENT / size_of::<SlotBits>()) as u32);
         let row_stride = shape.servers.next_multiple_of((ALIGNMENT / 32) as u32);
         let mut plan = LayoutPlan { end: Some(0) };
         let mut layout = Layout {
@@ -186,7 +199,8 @@ impl Layout {
             holders: plan.area(connections, 1),
             net_shard_states: plan.area(room.net_shards, 1),
             net_buckets: plan.area(room.net_shards, net_buckets_per_shard),
-            net_links: plan.area(room.net_shards, nets_per_shard),
+            net_bits_per_shard,
+            net_bits: plan.area(room.net_shards, net_bits_per_shard),
             nets: plan.area(room.net_shards, nets_per_shard),
             bytes: 0,
         };
@@ -315,7 +329,8 @@ mod tests {
                 holders,
                 net_shard_states,
                 net_buckets,
-                net_links,
+                net_bits_per_shard,
+                net_bits,
                 nets,
                 bytes,
             } = layout;
@@ -335,7 +350,8 @@ mod tests {
             figures.extend([holders.offset, holders.count]);
             figures.extend([net_shard_states.offset, net_shard_states.count]);
             figures.extend([net_buckets.offset, net_buckets.count]);
-            figures.extend([net_links.offset, net_links.count, nets.offset, nets.count]);
+            figures.extend([net_bits_per_shard as usize, net_bits.offset, net_bits.count]);
+            figures.extend([nets.offset, nets.count]);
         }
         macro_rules! fields {
             ($($part:ident { $($field:ident),* })*) => {
@@ -356,14 +372,15 @@ mod tests {
             ShardLock { lock, slots, wanted }
             LruLinks { newer, older }
             StoredEntry { key, owner, last_use, connects, sent, received, chain }
-            NetShard { state, recount }
+            SlotBits { recent, busy }
+            NetShard { lock, used, hand, recount }
             Recount { wanted, done }
-            StoredNet { key, open, last_use, slice, chain, seconds, told, attempts }
+            StoredNet { key, open, slice, chain, seconds, told, attempts }
         }
         let digest = figures.iter().fold(0, |digest, figure| {
             HashKey([digest, figures.len() as u64]).of_words([*figure as u64, 0]).hash
         });
-        assert_eq!((LAYOUT, format!("{digest:016x}").as_str()), (3, "dc2ef4c1d2324778"));
+        assert_eq!((LAYOUT, format!("{digest:016x}").as_str()), (4, "980e8670de0436cb"));
     }
 
     /// In the line of the blacklist word, because a selection reads them together.
@@ -397,7 +414,7 @@ mod tests {
                 (layout.holders.offset, layout.holders.count * 4),
                 (layout.net_shard_states.offset, layout.net_shard_states.count * 256),
                 (layout.net_buckets.offset, layout.net_buckets.count * 4),
-                (layout.net_links.offset, layout.net_links.count * 8),
+                (layout.net_bits.offset, layout.net_bits.count * 16),
                 (layout.nets.offset, layout.nets.count * 128),
                 (layout.bytes, 0),
             ];

@@ -11,9 +11,9 @@
 //! |---|---|
 //! | `table` | the operations of the supervisor; rows with a worker; what the next program gets |
 //! | `worker_table`, `worker_nets` | the operations of workers |
-//! | `clients` | a shard of clients, and one client's entry |
-//! | `nets` | a shard of nets of clients, one net's connections, and its rate |
-//! | `chained` | chains and order of the entries of a shard, and their rebuild |
+//! | `clients` | a shard of clients, their order of last use, and one client's entry |
+//! | `nets` | a shard of nets of clients, which makes room, one net's connections, its rate |
+//! | `chained` | the chains of the entries of a shard, and their rebuild |
 //! | `servers` | blacklist, standing, counts, limits, statistics |
 //! | `numbers` | connection numbers, which are the slots under `-x` |
 //! | `view` | the parts as slices |

@@ -25,8 +25,8 @@ use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
 
 use crate::layout::Region;
 use crate::parts::{
-    Figures, Globals, Load, LruLinks, NetShard, ServerState, ShardState, Statistics, StoredEntry,
-    StoredNet,
+    Figures, Globals, Load, LruLinks, NetShard, ServerState, ShardState, SlotBits, Statistics,
+    StoredEntry, StoredNet,
 };
 use crate::shape::{Mismatch, TableError};
 use crate::sync::{AtomicU32, AtomicU64};
@@ -60,7 +60,10 @@ unsafe impl Plain for ShardState {}
 unsafe impl Plain for LruLinks {}
 // SAFETY: its fields are atomics and padding, as parts.rs shows.
 unsafe impl Plain for StoredEntry {}
-// SAFETY: its fields are a ShardState, atomics and padding, as parts.rs shows.
+// SAFETY: its fields are atomics, as parts.rs shows.
+unsafe impl Plain for SlotBits {}
+// SAFETY: its fields are atomics, a lock that is one atomic, and padding, as parts.rs and lock.rs
+// show.
 unsafe impl Plain for NetShard {}
 // SAFETY: its fields are atomics, arrays of atomics, and padding, as parts.rs shows.
 unsafe impl Plain for StoredNet {}

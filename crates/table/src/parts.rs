@@ -176,8 +176,6 @@ pub(crate) struct StoredNet {
     pub key: [AtomicU64; 2],
     /// Generation, state and open connections: see `nets/entry.rs`.
     pub open: AtomicU64,
-    /// Monotonic milliseconds.
-    pub last_use: AtomicU64,
     /// The number of the slice of time that is counted now: see `nets/rate.rs`.
     pub slice: AtomicU64,
     /// The next slot + 1 of the same bucket; derived data, as in [`StoredEntry`].
@@ -190,11 +188,28 @@ pub(crate) struct StoredNet {
     pub attempts: [AtomicU32; SLICES],
 }
 
+/// Slots of nets to whose bits one [`SlotBits`] has.
+pub(crate) const SLOTS_OF_BITS: u32 = 64;
+
+/// Two bits for each of 64 slots of nets: see `nets/clock.rs`.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub(crate) struct SlotBits {
+    /// Whether the slot's net had an attempt since the hand passed. Changed under the lock.
+    pub recent: AtomicU64,
+    /// Whether the hand found that connections of the slot's net are open.
+    pub busy: AtomicU64,
+}
+
 /// A part of the nets with its own lock.
 #[repr(C, align(128))]
 #[derive(Debug, Default)]
 pub(crate) struct NetShard {
-    pub state: ShardState,
+    pub lock: CacheLine<ShardLock>,
+    /// Slots handed out so far; those above were never written.
+    pub used: AtomicU32,
+    /// The slot from which one is looked for that a new net can have.
+    pub hand: AtomicU32,
     /// Read at the end of each connection.
     pub recount: CacheLine<Recount>,
 }
@@ -222,5 +237,6 @@ const _: () = {
     assert!(size_of::<LruLinks>() == 8);
     assert!(size_of::<StoredEntry>() == 64);
     assert!(size_of::<StoredNet>() == 128);
+    assert!(size_of::<SlotBits>() == 16);
     assert!(size_of::<NetShard>() == 256);
 };

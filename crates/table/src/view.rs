@@ -7,8 +7,8 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use crate::hash::HashKey;
 use crate::layout::Layout;
 use crate::parts::{
-    Figures, Globals, Load, LruLinks, NetShard, ServerState, ShardLock, ShardState, Statistics,
-    StoredEntry, StoredNet,
+    Figures, Globals, Load, LruLinks, NetShard, SLOTS_OF_BITS, ServerState, ShardLock, ShardState,
+    SlotBits, Statistics, StoredEntry, StoredNet,
 };
 use crate::shape::TableError;
 use crate::sync::{AtomicU32, AtomicU64, Ordering::*};
@@ -31,28 +31,54 @@ pub(crate) struct View<'t> {
     pub holders: &'t [AtomicU32],
     pub net_shards: &'t [NetShard],
     net_buckets: &'t [AtomicU32],
-    net_links: &'t [LruLinks],
+    net_bits: &'t [SlotBits],
     pub nets: &'t [StoredNet],
 }
 
-/// The parts of one shard. Slots in it count from 0.
-pub(crate) struct Shard<'t, E> {
+/// The parts of one shard: entries, and the order `O` in which they make room for others. Slots in
+/// it count from 0.
+pub(crate) struct Shard<'t, E, O> {
     pub hash_key: HashKey,
-    pub state: &'t ShardState,
+    pub lock: &'t ShardLock,
+    /// Slots handed out so far.
+    pub used: &'t AtomicU32,
     pub buckets: &'t [AtomicU32],
-    pub lru: &'t [LruLinks],
+    pub order: O,
     pub entries: &'t [E],
     /// The number of its first slot in the whole table.
     pub first: u32,
 }
 
-impl<E> Clone for Shard<'_, E> {
+impl<E, O: Copy> Clone for Shard<'_, E, O> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<E> Copy for Shard<'_, E> {}
+impl<E, O: Copy> Copy for Shard<'_, E, O> {}
+
+/// A shard of clients.
+pub(crate) type ClientShard<'t> = Shard<'t, StoredEntry, Lru<'t>>;
+
+/// A shard of nets.
+pub(crate) type NetsShard<'t> = Shard<'t, StoredNet, Clock<'t>>;
+
+/// The list of a shard's slots in the order of last use.
+#[derive(Clone, Copy)]
+pub(crate) struct Lru<'t> {
+    /// Head, slot + 1.
+    pub newest: &'t AtomicU32,
+    /// Tail, slot + 1.
+    pub oldest: &'t AtomicU32,
+    pub links: &'t [LruLinks],
+}
+
+/// The hand that goes round a shard's slots, and their bits: see `nets/clock.rs`.
+#[derive(Clone, Copy)]
+pub(crate) struct Clock<'t> {
+    pub hand: &'t AtomicU32,
+    pub bits: &'t [SlotBits],
+}
 
 impl<'t> View<'t> {
     /// How many rows were ever used. The number comes from the memory, so it is limited.
@@ -114,37 +140,42 @@ impl<'t> View<'t> {
     }
 
     /// The shards as they are now, in order of their slots.
-    pub fn shards(self) -> impl Iterator<Item = Shard<'t, StoredEntry>> {
-        (0..self.layout.shards)
-            .map(move |shard| self.shard(shard, self.state(shard).lock.0.slots.load(Relaxed)))
+    pub fn shards(self) -> impl Iterator<Item = ClientShard<'t>> {
+        (0..self.layout.shards).map(move |shard| self.shard(shard, self.client_slots(shard)))
     }
 
     /// Makes all locks orphaned whose owner is a row that is lost.
     pub fn reclaim_locks(self, is_lost: impl Fn(u32) -> bool) {
-        let shards = self.shards().map(|shard| &shard.state.lock.0.lock);
+        let shards = self.shards().map(|shard| &shard.lock.lock);
         let servers = self.servers.iter().map(|server| &server.limits.0);
-        let nets = self.net_shards.iter().map(|shard| &shard.state.lock.0.lock);
+        let nets = self.net_shards.iter().map(|shard| &shard.lock.0.lock);
         shards.chain(servers).chain(nets).for_each(|lock| lock.reclaim(&is_lost));
     }
 
-    /// The state of a shard; its number must be below the number of shards.
-    pub fn state(self, shard: u32) -> &'t ShardState {
-        &self.shard_states[shard as usize]
+    /// The slots of a shard of clients; its number must be below the number of shards.
+    pub fn client_slots(self, shard: u32) -> u32 {
+        self.shard_states[shard as usize].lock.0.slots.load(Relaxed)
     }
 
     /// A shard with this many slots. The number comes from the memory, so it is limited to the
     /// valid range. `number` must be below the number of shards.
     #[inline(always)] // Runs at each arrival; as a call it takes a tenth of one.
-    pub fn shard(self, shard: u32, slots: u32) -> Shard<'t, StoredEntry> {
+    pub fn shard(self, shard: u32, slots: u32) -> ClientShard<'t> {
         let first = self.layout.first_slot(shard);
         let slots = slots.clamp(1, self.layout.slots_per_shard);
         let used = first as usize..(first + slots) as usize;
         let buckets = shard as usize * self.layout.buckets_per_shard as usize;
+        let state = &self.shard_states[shard as usize];
         Shard {
             hash_key: self.hash_key,
-            state: self.state(shard),
+            lock: &state.lock.0,
+            used: &state.used,
             buckets: &self.buckets[buckets..][..slots.next_power_of_two() as usize],
-            lru: &self.lru[used.clone()],
+            order: Lru {
+                newest: &state.newest,
+                oldest: &state.oldest,
+                links: &self.lru[used.clone()],
+            },
             entries: &self.entries[used],
             first,
         }
@@ -158,19 +189,32 @@ impl<'t> View<'t> {
 
     /// A shard of nets with this many slots. The number comes from the memory, so it is limited to
     /// the valid range. `shard` must be below the number of shards.
-    pub fn net_shard(self, shard: u32, slots: u32) -> Shard<'t, StoredNet> {
+    #[inline(always)] // As for `shard`: as a call it copies the whole view.
+    pub fn net_shard(self, shard: u32, slots: u32) -> NetsShard<'t> {
         let first = shard * self.layout.nets_per_shard;
         let slots = slots.clamp(1, self.layout.nets_per_shard);
         let used = first as usize..(first + slots) as usize;
         let buckets = shard as usize * self.layout.net_buckets_per_shard as usize;
+        let state = &self.net_shards[shard as usize];
         Shard {
             hash_key: self.hash_key,
-            state: &self.net_shards[shard as usize].state,
+            lock: &state.lock.0,
+            used: &state.used,
             buckets: &self.net_buckets[buckets..][..slots.next_power_of_two() as usize],
-            lru: &self.net_links[used.clone()],
+            order: self.clock(shard, slots),
             entries: &self.nets[used],
             first,
         }
+    }
+}
+
+impl<'t> View<'t> {
+    /// The clock of a shard of nets with this many slots; both must be valid.
+    #[inline(always)]
+    pub fn clock(self, shard: u32, slots: u32) -> Clock<'t> {
+        let first = shard as usize * self.layout.net_bits_per_shard as usize;
+        let bits = &self.net_bits[first..][..slots.div_ceil(SLOTS_OF_BITS) as usize];
+        Clock { hand: &self.net_shards[shard as usize].hand, bits }
     }
 }
 
@@ -238,7 +282,7 @@ impl Memory {
             holders: self.mapping.slice(&layout.holders),
             net_shards: self.mapping.slice(&layout.net_shard_states),
             net_buckets: self.mapping.slice(&layout.net_buckets),
-            net_links: self.mapping.slice(&layout.net_links),
+            net_bits: self.mapping.slice(&layout.net_bits),
             nets: self.mapping.slice(&layout.nets),
         }
     }
@@ -260,7 +304,7 @@ pub(crate) struct Memory {
     holders: Vec<AtomicU32>,
     net_shards: Vec<NetShard>,
     net_buckets: Vec<AtomicU32>,
-    net_links: Vec<LruLinks>,
+    net_bits: Vec<SlotBits>,
     nets: Vec<StoredNet>,
 }
 
@@ -283,7 +327,7 @@ impl Memory {
             holders: zeroes(layout.holders.count),
             net_shards: zeroes(layout.net_shard_states.count),
             net_buckets: zeroes(layout.net_buckets.count),
-            net_links: zeroes(layout.net_links.count),
+            net_bits: zeroes(layout.net_bits.count),
             nets: zeroes(layout.nets.count),
         })
     }
@@ -306,7 +350,7 @@ impl Memory {
             holders: &self.holders,
             net_shards: &self.net_shards,
             net_buckets: &self.net_buckets,
-            net_links: &self.net_links,
+            net_bits: &self.net_bits,
             nets: &self.nets,
         }
     }

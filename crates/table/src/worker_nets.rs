@@ -7,7 +7,7 @@ use crate::nets::Beside;
 use crate::nets::entry::{MOST_OPEN, Open, Raised};
 use crate::parts::StoredNet;
 use crate::sync::{Ordering::*, fence};
-use crate::view::Shard;
+use crate::view::NetsShard;
 use crate::worker_table::WorkerTable;
 
 /// The limits of a net.
@@ -71,13 +71,14 @@ pub struct NetUse {
 /// Seconds between two reports of one net.
 const TELL_EVERY: u32 = 60;
 
-/// A net that was found without the lock.
+/// A net that was found.
 struct Found<'t> {
     /// Its slot among all.
     slot: u32,
     shard: u32,
     entry: &'t StoredNet,
-    /// The word that the entry had with the key. The slot may have another net meanwhile.
+    /// The word that the entry had with the key. Without the lock, the slot may have another net
+    /// meanwhile.
     open: Open,
 }
 
@@ -85,7 +86,7 @@ struct Found<'t> {
 struct LockedNets<'s> {
     worker_table: &'s WorkerTable<'s>,
     number: u32,
-    shard: Shard<'s, StoredNet>,
+    shard: NetsShard<'s>,
 }
 
 impl<'t> WorkerTable<'t> {
@@ -96,7 +97,7 @@ impl<'t> WorkerTable<'t> {
         let share = self.view.layout.net_share(connections);
         self.net_slots.set(self.net_slots.get().max(share));
         for shard in self.view.net_shards {
-            let wanted = &shard.state.lock.0.wanted;
+            let wanted = &shard.lock.0.wanted;
             if wanted.load(Relaxed) < share {
                 wanted.fetch_max(share, Relaxed);
             }
@@ -114,7 +115,7 @@ impl<'t> WorkerTable<'t> {
         let written = holder.load(Relaxed);
         if written != 0 {
             match self.view.held_net(written) {
-                Some((_, recount)) => drop(recount.beside(|| holder.store(0, Relaxed))),
+                Some(held) => drop(held.recount.beside(|| holder.store(0, Relaxed))),
                 None => holder.store(0, Relaxed),
             }
         }
@@ -133,8 +134,8 @@ impl<'t> WorkerTable<'t> {
     ) -> NetArrival {
         let key = self.view.hash_key.of(key);
         match self.lock_nets(key) {
-            Some(locked) => match locked.enter(key, now) {
-                Some((slot, entry)) => locked.judge(number, slot, entry, limits, now),
+            Some(locked) => match locked.enter(key) {
+                Some(found) => locked.judge(number, &found, limits, now),
                 None => NetArrival::Unchecked,
             },
             None => self.arrive_unlocked(number, key, limits, now),
@@ -156,12 +157,12 @@ impl<'t> WorkerTable<'t> {
             self.view.release_net(number);
             return self.arrive_unlocked(number, key, limits, now);
         };
-        match locked.enter(key, now) {
+        match locked.enter(key) {
             // A walk without the lock can miss an entry.
-            Some((slot, _)) if self.holds(number, slot) => NetArrival::Counted,
-            Some((slot, entry)) => {
+            Some(found) if self.holds(number, found.slot) => NetArrival::Counted,
+            Some(found) => {
                 self.view.release_net(number);
-                locked.judge(number, slot, entry, limits, now)
+                locked.judge(number, &found, limits, now)
             }
             None => {
                 self.view.release_net(number);
@@ -237,7 +238,7 @@ impl<'t> WorkerTable<'t> {
         let mut arrival = NetArrival::Unchecked;
         let beside = recount.beside(|| {
             let attempts = |rate: Rate| found.entry.attempt_unlocked(now, rate.seconds);
-            arrival = judge(found.entry, found.open, limits, attempts, now);
+            arrival = judge(&found, limits, attempts, now);
             if arrival == NetArrival::Counted {
                 self.hold(number, found.slot);
             }
@@ -254,7 +255,7 @@ impl<'t> WorkerTable<'t> {
     /// The entry of a net, without the lock.
     fn look_up(&self, key: HashedKey) -> Option<Found<'t>> {
         let number = self.view.net_shard_of(key.hash);
-        let slots = self.view.net_shards[number as usize].state.lock.0.slots.load(Relaxed);
+        let slots = self.view.net_shards[number as usize].lock.0.slots.load(Relaxed);
         let shard = self.view.net_shard(number, slots);
         let chain = shard.chain(shard.bucket(key.hash).ok()?);
         let mut links = chain.map_while(Result::ok);
@@ -290,7 +291,7 @@ impl<'t> WorkerTable<'t> {
         let number = self.view.net_shard_of(key.hash);
         let slots = self.net_slots.get();
         let shard = self.view.net_shard(number, slots);
-        let lock = &shard.state.lock.0;
+        let lock = shard.lock;
         let stuck = &mut self.stuck.borrow_mut();
         let taken = lock.lock.take(self.row, LockId::Nets(number), stuck).ok()?;
         let mut locked = LockedNets { worker_table: self, number, shard };
@@ -302,23 +303,21 @@ impl<'t> WorkerTable<'t> {
     }
 }
 
-/// Whether a connection is within the limits. It counts as an attempt, and as open if it is, for
-/// the net that had the entry when its word was `found`.
+/// Whether a connection is within the limits. It counts as an attempt, and as open if it is.
 fn judge(
-    entry: &StoredNet,
-    found: Open,
+    found: &Found<'_>,
     limits: NetLimits,
     attempts: impl FnOnce(Rate) -> u32,
     now: u64,
 ) -> NetArrival {
-    let beyond = |exceeded| NetArrival::Beyond(exceeded, tell(entry, now));
+    let beyond = |exceeded| NetArrival::Beyond(exceeded, tell(found.entry, now));
     if let Some(rate) = limits.rate
         && attempts(rate) > rate.attempts
     {
         return beyond(Exceeded::Rate);
     }
     let Some(most) = limits.connections else { return NetArrival::Within };
-    match entry.raise(found.generation(), most) {
+    match found.entry.raise(found.open.generation(), most) {
         Raised::Counted => NetArrival::Counted,
         Raised::AtLimit => beyond(Exceeded::Connections),
         Raised::Gone => NetArrival::Unchecked,
@@ -336,42 +335,37 @@ fn tell(entry: &StoredNet, now: u64) -> Telling {
     }
 }
 
-impl LockedNets<'_> {
-    /// What a connection of the net in a slot is told.
-    fn judge(
-        &self,
-        number: u32,
-        slot: u32,
-        entry: &StoredNet,
-        limits: NetLimits,
-        now: u64,
-    ) -> NetArrival {
-        let attempts = |rate: Rate| entry.attempt(now, rate.seconds);
-        let arrival = judge(entry, entry.open(), limits, attempts, now);
+impl<'s> LockedNets<'s> {
+    /// What a connection of a net is told.
+    fn judge(&self, number: u32, found: &Found<'_>, limits: NetLimits, now: u64) -> NetArrival {
+        let attempts = |rate: Rate| found.entry.attempt(now, rate.seconds);
+        let arrival = judge(found, limits, attempts, now);
         if arrival != NetArrival::Counted {
             return arrival;
         }
         let worker_table = self.worker_table;
-        worker_table.hold(number, slot);
+        worker_table.hold(number, found.slot);
         fence(SeqCst);
         // A connection may have come without the lock, and not be in the count.
         let is_due = worker_table.view.net_shards[self.number as usize].recount.0.is_due();
-        if is_due && worker_table.is_one_too_many(slot, limits) {
+        if is_due && worker_table.is_one_too_many(found.slot, limits) {
             worker_table.view.release_net(number);
-            return NetArrival::Beyond(Exceeded::Connections, tell(entry, now));
+            return NetArrival::Beyond(Exceeded::Connections, tell(found.entry, now));
         }
         arrival
     }
 
-    /// The entry of a net and its slot among all. None: there is no slot for it.
-    fn enter(&self, key: HashedKey, now: u64) -> Option<(u32, &StoredNet)> {
-        let entered = self.shard.enter(key, now).or_else(|Corrupt| {
+    /// The entry of a net. None: there is no slot for it.
+    fn enter(&self, key: HashedKey) -> Option<Found<'s>> {
+        let entered = self.shard.enter(key).or_else(|Corrupt| {
             self.rebuild();
-            self.shard.enter(key, now)
+            self.shard.enter(key)
         });
         // A hostile worker may overwrite the table at this moment.
         let slot = entered.ok().flatten()?;
-        Some((self.shard.first + slot, self.shard.entries.get(slot as usize)?))
+        let entry = self.shard.entries.get(slot as usize)?;
+        let (slot, shard) = (self.shard.first + slot, self.number);
+        Some(Found { slot, shard, entry, open: entry.open() })
     }
 
     /// Gives the shard its wanted size and makes it consistent.
@@ -379,7 +373,7 @@ impl LockedNets<'_> {
     fn repair(&mut self, taken: LockTaken) {
         // If the worker dies between this and the rebuild, the lock is orphaned, and its next owner
         // rebuilds.
-        let (slots, grown) = self.shard.state.lock.0.settle();
+        let (slots, grown) = self.shard.lock.settle();
         self.worker_table.net_slots.set(slots);
         self.shard = self.worker_table.view.net_shard(self.number, slots);
         let is_due = self.worker_table.view.net_shards[self.number as usize].recount.0.is_due();
@@ -408,6 +402,6 @@ impl LockedNets<'_> {
 
 impl Drop for LockedNets<'_> {
     fn drop(&mut self) {
-        self.shard.state.lock.0.lock.give_back(self.worker_table.row);
+        self.shard.lock.lock.give_back(self.worker_table.row);
     }
 }

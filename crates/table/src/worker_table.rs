@@ -8,12 +8,11 @@ use crate::clients::{Arrival, ClientRef, Occupant};
 use crate::hash::HashedKey;
 use crate::lock::{LockId, LockStuck, LockTaken, StuckLocks};
 use crate::numbers::{self, Numbers};
-use crate::parts::StoredEntry;
 use crate::servers::blacklist::{Blacklist, Failure};
 use crate::servers::standing::ServerView;
 use crate::servers::statistics::{FailureClass, Timed};
 use crate::sync::Ordering::*;
-use crate::view::{Shard, View};
+use crate::view::{ClientShard, View};
 
 /// The view of the table for one worker, which is the only writer of its row. One process has at
 /// most one `WorkerTable` of a row.
@@ -34,7 +33,7 @@ pub struct WorkerTable<'t> {
 /// One client's shard, locked. Dropping it unlocks the shard.
 pub struct Locked<'s> {
     worker_table: &'s WorkerTable<'s>,
-    shard: Shard<'s, StoredEntry>,
+    shard: ClientShard<'s>,
     key: HashedKey,
 }
 
@@ -127,7 +126,7 @@ impl<'t> WorkerTable<'t> {
         let number = self.view.shard_of(key.hash);
         let slots = self.slots.get();
         let shard = self.view.shard(number, slots);
-        let state = &shard.state.lock.0;
+        let state = shard.lock;
         let taken =
             state.lock.take(self.row, LockId::Shard(number), &mut self.stuck.borrow_mut())?;
         let mut locked = Locked { worker_table: self, shard, key };
@@ -389,7 +388,7 @@ impl Locked<'_> {
     fn repair(&mut self, number: u32, taken: LockTaken) {
         // If the worker dies between this and the rebuild, the lock is orphaned, and its next owner
         // rebuilds.
-        let (slots, grown) = self.shard.state.lock.0.settle();
+        let (slots, grown) = self.shard.lock.settle();
         self.worker_table.slots.set(slots);
         self.shard = self.worker_table.view.shard(number, slots);
         match (taken, grown) {
@@ -408,7 +407,7 @@ impl Locked<'_> {
 
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
-        self.shard.state.lock.0.lock.give_back(self.worker_table.row);
+        self.shard.lock.lock.give_back(self.worker_table.row);
     }
 }
 

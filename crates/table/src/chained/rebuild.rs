@@ -1,13 +1,12 @@
-//! Rebuilds a shard's derived data from its entries. This is needed after a worker died while it
-//! held the lock, when the table has grown, and when links contradict each other. It runs in the
-//! worker that holds the lock. A worker that dies here leaves the lock orphaned again, and the next
-//! one starts from the beginning.
+//! Rebuilds a shard's chains from its entries. This is needed after a worker died while it held the
+//! lock, when the table has grown, and when links contradict each other. It runs in the worker that
+//! holds the lock. A worker that dies here leaves the lock orphaned again, and the next one starts
+//! from the beginning.
 //!
-//! Every whole entry is kept, in the order of last use. Other slots stay in the list as the oldest,
-//! to be reused next. Only a hostile worker can make entries that contradict each other; then the
-//! most recently used entry of a key is kept.
+//! Every whole entry is kept. Only a hostile worker can make entries that contradict each other;
+//! then the most recently used entry of a key is kept.
 //!
-//! Measured: 2048 entries in 0.1 ms, a full shard of 65536 in about 5 ms.
+//! Measured with the list of clients: 2048 entries in 0.1 ms, a full shard of 65536 in about 5 ms.
 
 use std::cmp::Reverse;
 
@@ -15,15 +14,18 @@ use crate::chained::{CHAIN_MAX, Corrupt, Entry};
 use crate::sync::Ordering::*;
 use crate::view::Shard;
 
-impl<E: Entry> Shard<'_, E> {
-    /// Rebuilds the chains and the LRU list. Returns the number of entries kept.
-    pub fn rebuild(self) -> u32 {
-        self.rebuild_grown(self.buckets.len())
-    }
+/// The slots of a shard that were handed out.
+pub(crate) struct Slots {
+    /// Those that hold something, and are in a chain now; the one that was used last comes first.
+    pub whole: Vec<u32>,
+    /// The others.
+    pub empty: Vec<u32>,
+}
 
-    /// Rebuilds a shard in which only the first `buckets` buckets were ever used. The others are
-    /// not read, because that would allocate memory.
-    pub fn rebuild_grown(self, buckets: usize) -> u32 {
+impl<E: Entry, O: Copy> Shard<'_, E, O> {
+    /// Rebuilds the chains of a shard in which only the first `buckets` buckets were ever used. The
+    /// others are not read, because that would allocate memory.
+    pub fn chains_anew(self, buckets: usize) -> Slots {
         for bucket in self.buckets.iter().take(buckets).filter(|bucket| bucket.load(Relaxed) != 0) {
             bucket.store(0, Relaxed);
         }
@@ -45,8 +47,7 @@ impl<E: Entry> Shard<'_, E> {
             }
             kept
         });
-        self.list_anew(whole.iter().map(|(_, slot)| *slot).chain(empty));
-        whole.len() as u32
+        Slots { whole: whole.into_iter().map(|(_, slot)| slot).collect(), empty }
     }
 
     /// Puts a whole entry in its chain, unless its key is there already or the chain is longer
@@ -64,21 +65,5 @@ impl<E: Entry> Shard<'_, E> {
             return Err(Corrupt);
         }
         self.chain_push(key.hash, slot)
-    }
-
-    /// Links slots to the LRU list, the newest first.
-    fn list_anew(self, slots: impl Iterator<Item = u32>) {
-        let mut newer = 0;
-        // The link that will lead to the next slot.
-        let mut end = &self.state.newest;
-        for slot in slots {
-            let links = &self.lru[slot as usize];
-            links.newer.store(newer, Relaxed);
-            end.store(slot + 1, Relaxed);
-            end = &links.older;
-            newer = slot + 1;
-        }
-        end.store(0, Relaxed);
-        self.state.oldest.store(newer, Relaxed);
     }
 }

@@ -557,6 +557,30 @@ fn a_connection_that_comes_without_the_lock_during_a_recount_is_counted() {
 }
 
 #[test]
+fn a_slot_is_marked_as_busy_no_longer_than_its_net_has_a_connection() {
+    bounded(3, || {
+        let table = one_net(1);
+        let end = Box::new(|table: &Table| table.worker_table(2).release_net(2));
+        let replace = Box::new(|table: &Table| {
+            let worker_table = table.worker_table(0);
+            // There are two slots, and the hand goes over both.
+            for n in [2, 3, 4] {
+                let none = NetLimits { connections: None, ..ONE };
+                let arrival = worker_table.arrive_in_net(0, key(n), none, 0);
+                assert_eq!(arrival, NetArrival::Within);
+            }
+        });
+        workers(&table, vec![end, replace]);
+        let view = table.view();
+        let shard = view.net_shard(0, 2);
+        for (slot, entry) in (0u32..).zip(shard.entries) {
+            assert_eq!(entry.open().count(), 0);
+            assert!(!entry.open().is_busy() && !shard.order.is_busy(slot));
+        }
+    });
+}
+
+#[test]
 fn a_net_that_is_replaced_takes_no_connection_of_the_former() {
     bounded(3, || {
         let table = one_net(0);

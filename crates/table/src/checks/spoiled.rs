@@ -167,10 +167,10 @@ proptest! {
         }
         // A rebuild makes the client table consistent again.
         for shard in table.view().shards() {
-            shard.state.lock.0.lock.orphan();
+            shard.lock.lock.orphan();
         }
         let worker_table = table.worker_table(2);
-        table.view().net_shards[0].state.lock.0.lock.orphan();
+        table.view().net_shards[0].lock.0.lock.orphan();
         worker_table.want_nets(20);
         let limits = NetLimits { connections: Some(2), rate: None };
         // Later than any time that was written.
@@ -221,8 +221,8 @@ fn a_client_table_that_a_stranger_made_small_has_its_size_again() {
         };
         (0..9).for_each(|n| arrive(n, 1000));
         for shard in table.view().shards() {
-            shard.state.lock.0.slots.store(slots, Relaxed);
-            shard.state.lock.0.wanted.store(slots, Relaxed);
+            shard.lock.slots.store(slots, Relaxed);
+            shard.lock.wanted.store(slots, Relaxed);
         }
         arrive(0, 2000);
         table.reclaim(2);

@@ -8,13 +8,14 @@
 //! stays where it is, so a busy client costs one cache line instead of five.
 
 pub(crate) mod entry;
+mod lru;
 
 use crate::chained::{Corrupt, Entry};
 use crate::clients::entry::NO_SERVER;
 use crate::hash::HashedKey;
 use crate::parts::StoredEntry;
 use crate::sync::Ordering::*;
-use crate::view::Shard;
+use crate::view::ClientShard;
 
 /// A reference to a client's entry at its arrival. It may outlive the entry: later writes through
 /// it are dropped.
@@ -59,7 +60,7 @@ pub enum Occupant {
     AnotherClient,
 }
 
-impl<'t> Shard<'t, StoredEntry> {
+impl<'t> ClientShard<'t> {
     /// Finds a client's entry or makes one, and counts the connect; see [`crate::Locked::arrive`].
     pub fn arrive(self, key: HashedKey, now: u64, tracking: u64) -> Result<Arrival, Corrupt> {
         let Some(slot) = self.find(key)? else {

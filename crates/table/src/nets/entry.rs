@@ -1,7 +1,8 @@
 //! One net's entry: its identity and its open connections.
 //!
-//! The word `open` holds the generation (bits 32–63), whether the entry is whole (bit 31), and how
-//! many connections of the net are open (bits 0–30). A slot gets a new net under the shard's lock,
+//! The word `open` holds the generation (bits 32–63), whether the entry is whole (bit 31), whether
+//! the hand of the clock marked it as busy (bit 30, see `nets/clock.rs`), and how many connections
+//! of the net are open (bits 0–29). A slot gets a new net under the shard's lock,
 //! in the steps of a client's entry (`clients/entry.rs`): empty with the next generation, the
 //! fields, whole. The first step succeeds only if no connection is open.
 //!
@@ -27,11 +28,22 @@ pub(crate) enum Raised {
     Gone,
 }
 
+/// What counting a connection less made of an entry.
+#[must_use]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Lowered {
+    /// As busy as it was, or never marked.
+    Open,
+    /// It was marked as busy, and is not any more.
+    Idle,
+}
+
 /// The most connections that can be counted: more than there can be.
 pub(crate) const MOST_OPEN: u32 = COUNT as u32 - 1;
 
 const WHOLE: u64 = 1 << 31;
-const COUNT: u64 = WHOLE - 1;
+const BUSY: u64 = 1 << 30;
+const COUNT: u64 = BUSY - 1;
 
 /// More tries than there are other rows. The bound is for a hostile worker.
 const TRIES: u32 = 4096;
@@ -49,8 +61,21 @@ impl Open {
         self.0 & WHOLE != 0
     }
 
+    /// Whether the hand of the clock marked the entry as busy.
+    pub fn is_busy(self) -> bool {
+        self.0 & BUSY != 0
+    }
+
     fn with_count(self, count: u32) -> Open {
         Open(self.0 & !COUNT | u64::from(count) & COUNT)
+    }
+
+    /// Marks it as busy if connections are open, and not otherwise.
+    fn marked(self) -> Open {
+        match self.count() {
+            0 => Open(self.0 & !BUSY),
+            _ => Open(self.0 | BUSY),
+        }
     }
 
     fn empty(generation: u32) -> Open {
@@ -67,8 +92,9 @@ impl Entry for StoredNet {
         [self.key[0].load(Relaxed), self.key[1].load(Relaxed)]
     }
 
+    /// The clock has the order.
     fn last_use(&self) -> u64 {
-        self.last_use.load(Relaxed)
+        0
     }
 
     fn chain(&self) -> &AtomicU32 {
@@ -99,10 +125,9 @@ impl StoredNet {
     }
 
     /// Gives an empty slot to a net. Requires the lock.
-    pub fn give_to(&self, key: [u64; 2], now: u64) {
+    pub fn give_to(&self, key: [u64; 2]) {
         self.key[0].store(key[0], Relaxed);
         self.key[1].store(key[1], Relaxed);
-        self.last_use.store(now, Relaxed);
         self.forget_attempts();
         self.told.store(0, Relaxed);
         self.open.store(Open::empty(self.open().generation()).0 | WHOLE, Release);
@@ -135,16 +160,34 @@ impl StoredNet {
         Raised::Gone
     }
 
-    /// Counts a connection less.
-    pub fn lower(&self) {
+    /// Counts a connection less. After the last one, an entry that was marked as busy is not so any
+    /// more.
+    pub fn lower(&self) -> Lowered {
         for _ in 0..TRIES {
             let open = self.open();
-            let Some(less) = open.count().checked_sub(1) else { return };
-            let next = open.with_count(less);
+            let Some(less) = open.count().checked_sub(1) else { return Lowered::Open };
+            let next = match less {
+                0 => open.with_count(0).marked(),
+                _ => open.with_count(less),
+            };
             if self.open.compare_exchange(open.0, next.0, AcqRel, Relaxed).is_ok() {
-                return;
+                return if open.is_busy() && less == 0 { Lowered::Idle } else { Lowered::Open };
             }
         }
+        Lowered::Open
+    }
+
+    /// Marks an entry as busy if it has connections, and not otherwise. Returns whether it is busy
+    /// now. Requires the lock.
+    pub fn mark(&self) -> bool {
+        for _ in 0..TRIES {
+            let open = self.open();
+            let next = open.marked();
+            if open == next || self.open.compare_exchange(open.0, next.0, AcqRel, Relaxed).is_ok() {
+                return next.is_busy();
+            }
+        }
+        false
     }
 
     /// Sets how many connections are open. A correct number is not written.

@@ -3,8 +3,8 @@
 //!
 //! A net is a client's address without its last bits; the caller gives it a key. Nets are found as
 //! clients are ([`crate::chained`]), in shards of their own. When all slots are in use, a new net
-//! gets the one that was used least recently, unless connections of its net are open. There are
-//! twice as many slots as connections, so that there is always one.
+//! gets one of which the net has no open connection, and was not used for some time ([`clock`]).
+//! There are twice as many slots as connections, so that there is always one.
 //!
 //! **Open connections.** The holders are the truth: for each connection number the net whose
 //! connection has it, written by the worker that has the number. The count in a net's entry is
@@ -28,15 +28,17 @@
 //! **A lock that is stuck.** The net is looked for without the lock, and its count still keeps to
 //! the limit. Only a net without an entry is let in unchecked: it has no connection that is known.
 
+mod clock;
 pub(crate) mod entry;
 mod rate;
 
 use crate::chained::{Corrupt, Entry};
 use crate::hash::HashedKey;
+use crate::nets::entry::Lowered;
 use crate::numbers;
 use crate::parts::{NetShard, Recount, StoredNet};
 use crate::sync::{AtomicU32, Ordering::*, fence};
-use crate::view::{Shard, View};
+use crate::view::{NetsShard, View};
 
 /// What else happened while a holder and a count were changed without the lock.
 #[must_use]
@@ -48,46 +50,56 @@ pub(crate) enum Beside {
     Recount,
 }
 
-/// Most nets with open connections that are passed over to find one without.
-const PASSED_OVER: u32 = 1024;
+/// The entry of a holder.
+#[derive(Clone, Copy)]
+pub(crate) struct HeldNet<'t> {
+    pub entry: &'t StoredNet,
+    pub recount: &'t Recount,
+    /// Its shard, and its slot there.
+    place: (u32, u32),
+}
 
-impl<'t> Shard<'t, StoredNet> {
-    /// The slot of a net, which is entered if it is new. None: all slots that were looked at have
-    /// connections.
-    pub fn enter(self, key: HashedKey, now: u64) -> Result<Option<u32>, Corrupt> {
+impl<'t> NetsShard<'t> {
+    /// The slot of a net, which is entered if it is new. None: all slots have connections.
+    pub fn enter(self, key: HashedKey) -> Result<Option<u32>, Corrupt> {
         if let Some(slot) = self.find(key)? {
-            let entry = self.entry(slot)?;
-            if entry.last_use() / 1000 != now / 1000 {
-                self.lru_touch(slot)?;
-                entry.last_use.store(now, Relaxed);
-            }
+            self.order.touch(slot);
             return Ok(Some(slot));
         }
-        let Some(slot) = self.vacate(now)? else { return Ok(None) };
-        self.entry(slot)?.give_to(key.words, now);
-        self.link(key.hash, slot)?;
+        let Some(slot) = self.vacate()? else { return Ok(None) };
+        self.entry(slot)?.give_to(key.words);
+        self.chain_push(key.hash, slot)?;
         Ok(Some(slot))
     }
 
-    /// An empty slot for a new net, in no chain and not in the list.
-    fn vacate(self, now: u64) -> Result<Option<u32>, Corrupt> {
+    /// Rebuilds the chains.
+    pub fn rebuild(self) {
+        self.rebuild_grown(self.buckets.len());
+    }
+
+    /// Rebuilds the chains of a shard in which only the first `buckets` buckets were ever used.
+    pub fn rebuild_grown(self, buckets: usize) {
+        self.chains_anew(buckets);
+    }
+
+    /// An empty slot for a new net, in no chain.
+    fn vacate(self) -> Result<Option<u32>, Corrupt> {
         if let Some(slot) = self.fresh_slot() {
             return Ok(Some(slot));
         }
-        for _ in 0..self.used().min(PASSED_OVER) {
-            let slot = self.oldest()?;
+        // Each that is looked at in vain is marked, and not looked at again.
+        for _ in 0..=self.used() {
+            let Some(slot) = self.order.advance(self.used()) else { return Ok(None) };
             let entry = self.entry(slot)?;
-            if entry.is_whole() && entry.open().count() > 0 {
-                entry.last_use.store(now, Relaxed);
-                self.lru_touch(slot)?;
-                continue;
+            // One that a worker left half-written is empty and in no chain.
+            if !entry.is_whole() {
+                return Ok(Some(slot));
             }
-            self.unlink(slot)?;
-            // A worker that could not get the lock may have counted a connection meanwhile.
-            return match !entry.is_whole() || entry.vacate() {
-                true => Ok(Some(slot)),
-                false => Err(Corrupt),
-            };
+            if entry.vacate() {
+                self.chain_remove(slot, entry)?;
+                return Ok(Some(slot));
+            }
+            self.order.mark(slot, entry);
         }
         Ok(None)
     }
@@ -95,10 +107,12 @@ impl<'t> Shard<'t, StoredNet> {
 
 impl<'t> View<'t> {
     /// The entry of a holder; none if the number is out of range or has no net.
-    pub fn held_net(self, holder: u32) -> Option<(&'t StoredNet, &'t Recount)> {
+    pub fn held_net(self, holder: u32) -> Option<HeldNet<'t>> {
         let slot = holder.checked_sub(1)?;
-        let shard = self.net_shards.get((slot / self.layout.nets_per_shard) as usize)?;
-        Some((self.nets.get(slot as usize)?, &shard.recount.0))
+        let each = self.layout.nets_per_shard;
+        let place = (slot / each, slot % each);
+        let shard = self.net_shards.get(place.0 as usize)?;
+        Some(HeldNet { entry: self.nets.get(slot as usize)?, recount: &shard.recount.0, place })
     }
 
     /// The holder of a connection number.
@@ -109,11 +123,16 @@ impl<'t> View<'t> {
     /// Takes a connection from its net. Without the lock.
     pub fn release_net(self, number: u32) {
         let Some(holder) = self.holder(number) else { return };
-        let Some((entry, recount)) = self.held_net(holder.load(Relaxed)) else { return };
+        let Some(held) = self.held_net(holder.load(Relaxed)) else { return };
         // A recount between the two makes the count too high, and wants another one. In the other
         // order the count would be lowered twice, and one too many would get in.
-        let _ = recount.beside(|| {
-            entry.lower();
+        let _ = held.recount.beside(|| {
+            match held.entry.lower() {
+                Lowered::Open => {}
+                Lowered::Idle => {
+                    self.clock(held.place.0, self.layout.nets_per_shard).rest(held.place.1)
+                }
+            }
             holder.store(0, Relaxed);
         });
     }
@@ -128,7 +147,7 @@ impl<'t> View<'t> {
     }
 
     /// Makes the counts of a shard's nets what the holders say. For the owner of its lock.
-    pub fn recount_nets(self, number: u32, shard: Shard<'_, StoredNet>) {
+    pub fn recount_nets(self, number: u32, shard: NetsShard<'_>) {
         let recount = &self.net_shards[number as usize].recount.0;
         let wanted = recount.want();
         fence(SeqCst);
@@ -145,18 +164,20 @@ impl<'t> View<'t> {
                 *count += 1;
             }
         }
-        for (entry, count) in shard.entries.iter().zip(counts) {
+        for ((slot, entry), count) in (0u32..).zip(shard.entries).zip(counts) {
             if entry.is_whole() {
                 entry.set_count(count);
             }
+            shard.order.mend(slot, entry);
         }
+        shard.order.mend_unused(used);
         recount.done.store(wanted, Release);
     }
 
     /// Makes every shard of nets count again: a worker is dead, and its holders are removed.
     pub fn want_recounts(self) {
         // No shard that was never used: that would allocate memory.
-        let used = self.net_shards.iter().filter(|shard| shard.state.used.load(Relaxed) != 0);
+        let used = self.net_shards.iter().filter(|shard| shard.used.load(Relaxed) != 0);
         used.for_each(|NetShard { recount, .. }| {
             recount.0.want();
         });

@@ -20,7 +20,12 @@ const SKEW: u64 = 60_000;
 
 /// The number of the slice that runs at a time in milliseconds.
 fn slice_at(now: u64, seconds: u32) -> u64 {
-    (u128::from(now) * u128::from(PARTS) / (u128::from(seconds.max(1)) * 1000)) as u64
+    let length = u64::from(seconds.max(1)) * 1000;
+    match now.checked_mul(PARTS) {
+        Some(parts) => parts / length,
+        // No clock gets there.
+        None => (u128::from(now) * u128::from(PARTS) / u128::from(length)) as u64,
+    }
 }
 
 /// The place of a slice.
@@ -34,7 +39,7 @@ impl StoredNet {
     pub fn attempt(&self, now: u64, seconds: u32) -> u32 {
         let running = self.advance(now, seconds);
         self.add(running);
-        self.sum(running)
+        self.sum()
     }
 
     /// Counts an attempt without the lock, if the slice that runs has begun in the entry. Returns
@@ -129,9 +134,8 @@ impl StoredNet {
         }
     }
 
-    /// All attempts that the entry has, with `running` as the slice that runs.
-    fn sum(&self, running: u64) -> u32 {
-        let slices = running.saturating_sub(PARTS)..=running;
-        slices.fold(0, |sum, slice| sum.saturating_add(self.attempts[place(slice)].load(Relaxed)))
+    /// All attempts that the entry has. Those of slices that are over for long are 0 by now.
+    fn sum(&self) -> u32 {
+        self.attempts.iter().fold(0, |sum, slice| sum.saturating_add(slice.load(Relaxed)))
     }
 }

@@ -106,7 +106,7 @@ impl Table {
             seen += 1;
             let key = view.hash_key.of(client.key);
             let shard = view.shard_of(key.hash);
-            let slots = view.state(shard).lock.0.slots.load(Relaxed);
+            let slots = view.client_slots(shard);
             // Nobody else writes, so nothing contradicts itself.
             if let Ok(Some(entry)) = view.shard(shard, slots).import(key, client.last_use) {
                 entry.import(client.server, client.connects, client.sent, client.received);

@@ -79,8 +79,8 @@ impl Table {
         let table = Table { layout, hash_key, memory, kind, rows: Rows::default() };
         let share = table.layout.share(shape.clients);
         for shard in table.view().shards() {
-            shard.state.lock.0.slots.store(share, Relaxed);
-            shard.state.lock.0.wanted.store(share, Relaxed);
+            shard.lock.slots.store(share, Relaxed);
+            shard.lock.wanted.store(share, Relaxed);
         }
         Ok(table)
     }
@@ -290,7 +290,7 @@ impl Table {
         let clients = clients.min(self.layout.most_clients());
         let share = self.layout.share(clients);
         for shard in self.view().shards() {
-            shard.state.lock.0.wanted.fetch_max(share, Relaxed);
+            shard.lock.wanted.fetch_max(share, Relaxed);
         }
         clients
     }
