@@ -98,6 +98,24 @@ fn the_abuse_server_gets_them_and_they_are_not_counted() {
 }
 
 #[test]
+fn a_client_whose_connections_went_to_the_abuse_server_keeps_its_own_server() {
+    let [one, two, abuse] = [Backend::named("a"), Backend::named("b"), Backend::named("abuse")];
+    let operand = abuse.operand();
+    let pen = Pen::builder()
+        .options(["-B", &operand, "-O", "per_client_max 1", "-O", "abuse_over on"])
+        .control()
+        .servers([&one, &two])
+        .start();
+    let (held, own) = pen.hold(client(1)).unwrap();
+    for _ in 0..3 {
+        assert_eq!(pen.ask(client(1)).as_deref(), Some("abuse"));
+    }
+    drop(held);
+    eventually("it is within its limit", || open(&pen, client(1)) == 0);
+    assert_eq!(pen.ask(client(1)), Some(own));
+}
+
+#[test]
 fn a_reset_comes_before_tls() {
     let server = Backend::named("a");
     let identity = Authority::root("root").issue(&["pen"]);

@@ -14,8 +14,8 @@ use crate::relay::connection::end::ConnectionEnd;
 use crate::relay::connection::endpoint::{Endpoint, reset_on_close};
 use crate::relay::connection::{Connection, ConnectionState, ServerSince, Timer};
 
-/// Most connections that are ended in a turn of the event loop.
-const MOST: u32 = if cfg!(test) { 3 } else { 512 };
+/// Most connections that are ended together in a turn of the event loop.
+pub(in crate::relay) const MOST: u32 = if cfg!(test) { 3 } else { 512 };
 
 /// An order to end the connections of a server.
 #[derive(Clone, Copy, Debug)]
@@ -110,9 +110,9 @@ impl Relay<'_> {
             | ConnectionState::Tarpit
             | ConnectionState::Idler => {}
         }
-        let connection = &self.connections[slot];
         // The client is placed anew when it comes back.
-        self.worker_table.record(connection.client, NO_SERVER);
+        self.record_server(slot, NO_SERVER);
+        let connection = &self.connections[slot];
         connection.up.socket.iter().chain(&connection.down.socket).for_each(reset_on_close);
         self.finish(slot, Some(end));
     }

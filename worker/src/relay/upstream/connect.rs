@@ -183,7 +183,9 @@ impl Relay<'_> {
         }
         let taken =
             placement.as_mut().and_then(|placement| take_next(placement, settings, &farm, key));
-        if let (Some(table), Some(arrival), Some(target)) = (&mut locked, arrival, taken) {
+        if let (Some(table), Some(arrival), Some(target)) = (&mut locked, arrival, taken)
+            && !judged.is_beyond()
+        {
             table.record(arrival.client, target.code());
         }
         let assigned = match (taken, permitted) {

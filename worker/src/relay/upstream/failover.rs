@@ -259,10 +259,19 @@ impl Relay<'_> {
         let connection = &mut self.connections[slot];
         connection.target = taken;
         if let Some(target) = taken {
-            self.worker_table.record(connection.client, target.code());
+            self.record_server(slot, target.code());
             self.begin_route(slot, target);
         }
         taken
+    }
+
+    /// Records a server's code for the client of a connection: its next connections go there. A
+    /// connection beyond a limit is not where its client belongs, so nothing is recorded for it.
+    pub(in crate::relay::upstream) fn record_server(&self, slot: u32, server: i32) {
+        let connection = &self.connections[slot];
+        if !connection.judged.is_beyond() {
+            self.worker_table.record(connection.client, server);
+        }
     }
 
     /// Blacklists a failed server for the blacklist time, and reports that once.
