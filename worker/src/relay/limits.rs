@@ -28,6 +28,9 @@ const TARPIT_PART: u32 = 4;
 /// to its least.
 const SMALLEST_BUFFER: usize = 1;
 
+/// Most of these connections whose time ends in a turn of the event loop.
+const MOST: u32 = if cfg!(test) { 3 } else { 512 };
+
 /// The connections of a worker that are kept open and silent.
 #[derive(Debug, Default)]
 pub struct Tarpit {
@@ -45,6 +48,13 @@ impl Tarpit {
     /// When the first connection will have been there for so many seconds.
     pub fn due(&self, pool: &Pool, seconds: u32) -> Option<u64> {
         self.queue.next_deadline(pool, u64::from(seconds) * 1000)
+    }
+
+    /// The next connection that has been there for so many seconds, unless so many `ended` in this
+    /// turn that it must wait for the next one.
+    fn next_due(&self, pool: &Pool, seconds: u32, now: u64, ended: u32) -> Option<u32> {
+        let due = || self.queue.due(pool, u64::from(seconds) * 1000, now);
+        (ended < MOST).then(due).flatten()
     }
 }
 
@@ -172,11 +182,16 @@ impl Relay<'_> {
         }
     }
 
-    /// Resets the connections that were kept open for long enough.
+    /// Resets the connections that were kept open for long enough, as far as a turn allows: with a
+    /// shorter time, all of them may be due at once.
     pub(in crate::relay) fn on_tarpit(&mut self) {
-        let time = u64::from(self.settings.per_client.tarpit) * 1000;
-        while let Some(slot) = self.tarpit.queue.due(&self.connections.pool, time, self.now) {
+        let seconds = self.settings.per_client.tarpit;
+        let mut ended = 0;
+        while let Some(slot) =
+            self.tarpit.next_due(&self.connections.pool, seconds, self.now, ended)
+        {
             self.tarpit_ends(slot);
+            ended += 1;
         }
     }
 
@@ -275,5 +290,31 @@ pub(in crate::relay) fn end(exceeded: Exceeded) -> ConnectionEnd {
     match exceeded {
         Exceeded::Connections => ConnectionEnd::RefusedLimit,
         Exceeded::Rate => ConnectionEnd::RefusedRate,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_ends_only_so_many_of_those_that_are_due_at_once() {
+        let (mut pool, mut tarpit) = (Pool::default(), Tarpit::default());
+        for _ in 0..MOST + 2 {
+            let slot = pool.take();
+            tarpit.queue.wait(&mut pool, slot, 5000);
+        }
+        let turn = |pool: &mut Pool, tarpit: &mut Tarpit| {
+            let mut ended = 0;
+            while let Some(slot) = tarpit.next_due(pool, 0, 5000, ended) {
+                tarpit.queue.leave(pool, slot);
+                ended += 1;
+            }
+            ended
+        };
+        assert_eq!(tarpit.next_due(&pool, 1, 5999, 0), None, "none is due");
+        assert_eq!(turn(&mut pool, &mut tarpit), MOST);
+        assert_eq!(tarpit.due(&pool, 0), Some(5000), "the next turn comes at once");
+        assert_eq!([turn(&mut pool, &mut tarpit), turn(&mut pool, &mut tarpit)], [2, 0]);
     }
 }

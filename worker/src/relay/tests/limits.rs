@@ -101,3 +101,20 @@ fn what_a_sibling_that_died_wrote_over_is_counted_again() {
     wait_counted(&rig, 8);
     assert_eq!(end_of(&mut rig.client()), (vec![], true));
 }
+
+#[test]
+fn more_caught_connections_than_a_turn_ends_are_ended_in_several() {
+    let backend = Backend::new();
+    let rate = Some(ClientRate { connections: 1, seconds: 3600 });
+    let limits = PerClient { rate, tarpit: 3600, ..PerClient::default() };
+    let mut rig = limited(limits, &backend);
+    let _served = served(&mut rig, &backend);
+    let mut caught: Vec<TcpStream> = (0..8).map(|_| rig.client()).collect();
+    rig.report_until(|report| report.len() == 9);
+    rig.apply(|settings| settings.per_client.tarpit = 0);
+    for one in &mut caught {
+        assert_eq!(end_of(one), (vec![], true));
+    }
+    rig.report_until(|report| report.len() == 1);
+    assert_eq!(rig.table.worker_table(1).tarpitted(), 0);
+}

@@ -14,8 +14,8 @@ use crate::relay::connection::end::ConnectionEnd;
 use crate::relay::connection::endpoint::{Endpoint, reset_on_close};
 use crate::relay::connection::{Connection, ConnectionState, ServerSince, Timer};
 
-/// Most connections that are ended together in a turn of the event loop.
-pub(in crate::relay) const MOST: u32 = if cfg!(test) { 3 } else { 512 };
+/// Most connections that are ended in a turn of the event loop.
+const MOST: u32 = if cfg!(test) { 3 } else { 512 };
 
 /// An order to end the connections of a server.
 #[derive(Clone, Copy, Debug)]
