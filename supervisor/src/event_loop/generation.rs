@@ -208,6 +208,8 @@ impl Supervisor {
         self.pool.workers_mut().for_each(|worker| worker.order_begin());
         self.order_ports(AcceptOrder::Begin);
         self.send_due();
+        // The file may say others than those that the earlier program had.
+        self.old.order_limits(self.context.settings.per_client.into());
         if table == TableTransfer::Adopted {
             self.old.drain();
             self.await_drain();

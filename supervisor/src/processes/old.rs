@@ -16,8 +16,8 @@ use pen_config::checks::Admission;
 use pen_config::ids::WorkerId;
 use pen_ipc::channel::Sent;
 use pen_ipc::message::{
-    LastingToWorker, Rebalance, ToOldWorker, WITH_CONNECTION_LOG, WITH_REBALANCE,
-    WITH_SERVER_ORDERS,
+    ClientLimits, LastingToWorker, Rebalance, ToOldWorker, WITH_CLIENT_LIMITS, WITH_CONNECTION_LOG,
+    WITH_REBALANCE, WITH_SERVER_ORDERS,
 };
 use pen_ipc::stats::Counters;
 use pen_table::Table;
@@ -241,6 +241,13 @@ impl OldWorkers {
         let knows = |worker: &&mut OldWorker| worker.origin.lasting >= WITH_SERVER_ORDERS;
         let workers = self.0.iter_mut().filter(knows);
         workers.for_each(|worker| worker.due.admit = Some(admission));
+    }
+
+    /// Queues the limits per client for all that know of such a message.
+    pub(crate) fn order_limits(&mut self, limits: ClientLimits) {
+        let knows = |worker: &&mut OldWorker| worker.origin.lasting >= WITH_CLIENT_LIMITS;
+        let workers = self.0.iter_mut().filter(knows);
+        workers.for_each(|worker| worker.due.limits = Some(limits));
     }
 
     /// Queues the request log for all of them.

@@ -8,7 +8,9 @@ use std::time::Instant;
 use pen_config::checks::Admission;
 use pen_config::ids::WorkerId;
 use pen_ipc::channel::Sent;
-use pen_ipc::message::{FromOldWorker, LastingFromWorker, LastingToWorker, ToOldWorker};
+use pen_ipc::message::{
+    ClientLimits, FromOldWorker, LastingFromWorker, LastingToWorker, ToOldWorker,
+};
 use pen_ipc::stats::Counters;
 use pen_table::Table;
 
@@ -30,7 +32,7 @@ pub(crate) struct Origin {
     /// The version of its program.
     pub(crate) version: String,
     /// The version of the lasting messages that it knows. All messages below are in version 1,
-    /// those about the connection log, about servers and about `rebalance` apart.
+    /// those about the connection log, servers, `rebalance` and limits per client apart.
     pub(crate) lasting: u16,
     /// The number of its program among those that had this process.
     pub(crate) generation: u32,
@@ -66,6 +68,8 @@ pub(in crate::processes) struct Due {
     pub(in crate::processes) close: Closes,
     /// Whether clients that wait are served.
     pub(in crate::processes) admit: Option<Admission>,
+    /// The limits per client.
+    pub(in crate::processes) limits: Option<ClientLimits>,
     pub(in crate::processes) republish: bool,
     pub(in crate::processes) freed: bool,
     end: EndOrder,
@@ -102,12 +106,14 @@ impl OldWorker {
 
     /// The channel to poll for reading, and whether to poll it for writing too.
     pub(crate) fn channel(&self) -> Option<(BorrowedFd<'_>, bool)> {
-        let Due { drain, log, connection_log, ref close, admit, republish, freed, end } = self.due;
+        let Due { drain, log, connection_log, ref close, admit, limits, republish, freed, end } =
+            self.due;
         let due = drain
             || log
             || connection_log
             || !close.is_empty()
             || admit.is_some()
+            || limits.is_some()
             || republish
             || freed
             || end == EndOrder::Due;
@@ -165,6 +171,7 @@ impl OldWorker {
         due.drain = due.drain && full(LastingToWorker::Drain, None);
         due.close.send(|order| full(order, None));
         due.admit = due.admit.filter(|admission| full(LastingToWorker::Admit(*admission), None));
+        due.limits = due.limits.filter(|limits| full(LastingToWorker::LimitClients(*limits), None));
         if due.log {
             due.log = match &context.log {
                 Some(log) => full(

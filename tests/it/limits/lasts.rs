@@ -145,19 +145,23 @@ fn the_tarpit_keeps_its_clients_and_its_bound_over_an_upgrade() {
 }
 
 #[test]
-fn old_workers_go_on_counting_as_before_the_upgrade() {
+fn a_limit_that_is_set_after_an_upgrade_counts_what_old_workers_serve() {
     let server = Backend::named("a");
     let pen = Installed::start(Pen::builder().workers(2).control().server(&server));
-    let before = fill(&pen, client(1), 3);
-    assert_eq!(pen.upgrade("9.0.0"), 3);
+    let mut held = fill(&pen, client(1), 5);
+    let other = fill(&pen, client(2), 1);
+    assert_eq!(pen.upgrade("9.0.0"), 6);
     pen.tells("per_client_max 4", "4");
-    // What had no limit when it began is not counted.
-    assert_eq!(open(&pen, client(1)), 0);
-    let after = fill(&pen, client(1), 4);
-    assert_eq!((pen.ask(client(1)), open(&pen, client(1))), (None, 4));
-    drop(before);
-    eventually("the old workers have gone", || overview(&pen)["connections"] == 4);
-    assert_eq!(open(&pen, client(1)), 4);
-    drop(after);
-    eventually("none is left", || open(&pen, client(1)) == 0);
+    eventually("they are counted", || (open(&pen, client(1)), open(&pen, client(2))) == (5, 1));
+    assert_eq!(pen.ask(client(1)), None);
+    pen.tells("per_client_net 24 64", "");
+    eventually("they are one client", || open(&pen, client(77)) == 6);
+    drop((held.pop(), other));
+    eventually("two are gone", || open(&pen, client(77)) == 4);
+    pen.tells("per_client_max 0", "0");
+    pen.tells("per_client_max 5", "5");
+    eventually("they are counted again", || open(&pen, client(77)) == 4);
+    assert!(held.iter().all(|one| !one.has_news()), "what is open stays");
+    drop(held);
+    eventually("all are gone", || open(&pen, client(77)) == 0);
 }

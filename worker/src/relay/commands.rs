@@ -146,6 +146,12 @@ impl Relay<'_> {
                 self.settings.admission = admission;
                 self.admit(admission);
             }
+            (LastingToWorker::LimitClients(limits), _) => {
+                let per_client = limits.over(self.settings.per_client).ok_or(InvalidMessage)?;
+                let old = self.settings.clone();
+                self.settings.per_client = per_client;
+                self.limits_replaced(&old);
+            }
             (LastingToWorker::Freed, _) => self.acceptor.on_freed(&self.poll, self.now),
             (LastingToWorker::Republish, _) => self.republish(),
             (LastingToWorker::Ping { serial }, _) => {

@@ -20,6 +20,7 @@ use crate::refusal::Refusals;
 use crate::server_tls::TlsFaults;
 use crate::stats::Counters;
 use pen_config::checks::Admission;
+use pen_config::per_client::{ClientNet, ClientRate, PerClient};
 use pen_config::settings::ConnectionLogFormat;
 
 #[cfg(doc)]
@@ -29,7 +30,7 @@ use pen_config::settings::Server;
 
 /// The version of [`LastingToWorker`]. Only a worker that started with at least the version of a
 /// message may get it.
-pub const LASTING_VERSION: u16 = 4;
+pub const LASTING_VERSION: u16 = 5;
 
 /// The version of the messages about the connection log.
 pub const WITH_CONNECTION_LOG: u16 = 2;
@@ -39,6 +40,9 @@ pub const WITH_SERVER_ORDERS: u16 = 3;
 
 /// The version of the message about connections that are to be had elsewhere.
 pub const WITH_REBALANCE: u16 = 4;
+
+/// The version of the message about limits per client.
+pub const WITH_CLIENT_LIMITS: u16 = 5;
 
 /// From the supervisor to a worker of any release, within [`ToWorker::Lasting`]. Append only, with
 /// the version in which a message came.
@@ -108,6 +112,41 @@ pub enum LastingToWorker {
     /// Version 4. End some silent connections to a server, and record another one for their
     /// clients. The worker answers with [`LastingFromWorker::Rebalanced`].
     Rebalance(Rebalance),
+    /// Version 5. The limits per client are these from now on: the worker counts its connections by
+    /// them, so that others see them in the table.
+    LimitClients(ClientLimits),
+}
+
+/// What decides which connections count for the limits per client, and how many a client may have.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct ClientLimits {
+    /// Most open connections of a client; 0: there is no such limit, and none is counted.
+    pub max: u32,
+    /// Most new connections, and within how many seconds.
+    pub rate: Option<(u32, u32)>,
+    /// How many leading bits of an IPv4 address and of an IPv6 address make one client.
+    pub net: (u8, u8),
+    /// The access list of the clients that have no limits, as the worker has it: it gets no other
+    /// lists.
+    pub unlimited: Option<u8>,
+}
+
+impl From<PerClient> for ClientLimits {
+    fn from(PerClient { max, rate, net, unlimited, .. }: PerClient) -> ClientLimits {
+        let rate = rate.map(|rate| (rate.connections, rate.seconds));
+        ClientLimits { max, rate, net: (net.v4, net.v6), unlimited }
+    }
+}
+
+impl ClientLimits {
+    /// The limits in the form of the settings. What becomes of connections beyond them stays as it
+    /// was. None: the lengths are not those of addresses.
+    pub fn over(self, before: PerClient) -> Option<PerClient> {
+        let ClientLimits { max, rate, net: (v4, v6), unlimited } = self;
+        let rate = rate.map(|(connections, seconds)| ClientRate { connections, seconds });
+        let net = ClientNet { v4, v6 };
+        (v4 <= 32 && v6 <= 128).then_some(PerClient { max, rate, net, unlimited, ..before })
+    }
 }
 
 /// An order to end silent connections of a server that has more than its share (`rebalance`).

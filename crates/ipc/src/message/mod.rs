@@ -20,9 +20,9 @@ pub use self::event::{
     PerClientLimit, SenderFault, ShortageDuring,
 };
 pub use self::lasting::{
-    ClosedServer, ConnectionLogKind, FromOldPort, FromOldWorker, LASTING_VERSION, LastingCounters,
-    LastingFromWorker, LastingToWorker, Rebalance, ToOldWorker, WITH_CONNECTION_LOG,
-    WITH_REBALANCE, WITH_SERVER_ORDERS,
+    ClientLimits, ClosedServer, ConnectionLogKind, FromOldPort, FromOldWorker, LASTING_VERSION,
+    LastingCounters, LastingFromWorker, LastingToWorker, Rebalance, ToOldWorker,
+    WITH_CLIENT_LIMITS, WITH_CONNECTION_LOG, WITH_REBALANCE, WITH_SERVER_ORDERS,
 };
 pub use self::page::{FromPage, ToPage};
 pub use self::worker::{

@@ -12,6 +12,7 @@ use pen_config::checks::Admission;
 use pen_config::ids::{ServerId, Target};
 use pen_config::names::places::settle_epochs;
 use pen_config::settings::Settings;
+use pen_ipc::message::ClientLimits;
 use pen_ipc::text::error_text;
 use pen_status::event::EventKind;
 
@@ -270,6 +271,11 @@ impl Supervisor {
         // Before the workers know of a new server: nobody may go there who should not.
         self.restate_new(&before);
         self.pool.workers_mut().for_each(|worker| worker.renew_settings());
+        // Old workers get no settings, but their connections count for these limits.
+        let limits = [&before, &self.context.settings].map(|of| ClientLimits::from(of.per_client));
+        if limits[0] != limits[1] {
+            self.old.order_limits(limits[1]);
+        }
         self.control.iter_mut().for_each(|control| control.renew_settings());
         self.page.iter_mut().for_each(|page| page.renew_settings());
         self.send_due();

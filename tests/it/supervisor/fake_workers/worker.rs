@@ -314,6 +314,7 @@ impl Worker<'_> {
                     }
                 }
             }
+            LastingToWorker::LimitClients(limits) => self.log(&format!("limits {}", limits.max)),
             LastingToWorker::Admit(admission) => self.log(&format!("admit {admission:?}")),
             LastingToWorker::Ping { serial } => {
                 self.send(&LastingFromWorker::Pong { serial }.into())

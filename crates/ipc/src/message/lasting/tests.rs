@@ -44,6 +44,10 @@ fn close_server(server: i32, why: ClosedServer) -> LastingToWorker {
     LastingToWorker::CloseServer { server, mark: 300, before: 1 << 40, why }
 }
 
+fn limits(max: u32, rate: Option<(u32, u32)>, unlimited: Option<u8>) -> ToWorker {
+    LastingToWorker::LimitClients(ClientLimits { max, rate, net: (32, 64), unlimited }).into()
+}
+
 fn event(event: Event) -> FromWorker {
     LastingFromWorker::Event(event).into()
 }
@@ -56,7 +60,7 @@ fn the_bytes_of_each_message_to_a_worker_stay() {
     use ConnectionLogFormat::{Haproxy, HaproxyHttp, Json, Text};
     use ConnectionLogKind::{File, Network, Syslog};
     let log = |to, format| LastingToWorker::ConnectionLog { to, format }.into();
-    count::<LastingToWorker>(13);
+    count::<LastingToWorker>(14);
     count::<Admission>(2);
     count::<ClosedServer>(2);
     count::<ConnectionLogKind>(3);
@@ -94,6 +98,8 @@ fn the_bytes_of_each_message_to_a_worker_stay() {
             })
             .into(),
         ),
+        ("000d0000204000", limits(0, None, None)),
+        ("000dfb2c0101fb2d010a20400103", limits(300, Some((301, 10)), Some(3))),
     ]);
 }
 
