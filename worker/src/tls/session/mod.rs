@@ -5,20 +5,22 @@
 //! keeps only its keys. rustls bounds what the session sends by itself (handshake, alerts, key
 //! updates).
 
+mod facts;
+mod records;
+mod stage;
+
 use std::sync::Arc;
 
-use pen_ipc::handshakes::FinishedHandshake;
-use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
+use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
-use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
-use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
-use rustls::{CipherSuite, ClientConfig, CommonState, HandshakeKind, ProtocolVersion};
-use serde::Serialize;
+use rustls::{ClientConfig, CommonState};
 
-use crate::tls::hello::{Hello, look};
 use crate::tls::keyring::Keyring;
-use crate::tls::transcript::hide;
+use crate::tls::session::records::{Content, TakenRecords, exchange, records};
+use crate::tls::session::stage::{Engine, RequestedName, SessionStage};
 use crate::tls::verifier::{RefusedCertificate, refused};
+
+pub use crate::tls::session::facts::TlsFacts;
 
 /// Bytes of the shared buffer for plain text. Reads of this size cost about half as much per byte
 /// as reads of 64 KiB.
@@ -94,73 +96,12 @@ pub struct Session {
     last_flight: Vec<u8>,
 }
 
-/// What the connection log says about a session.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct TlsFacts<'a> {
-    /// `TLSv1.2` or `TLSv1.3`.
-    pub version: &'a str,
-    /// The cipher suite, as the standards name it.
-    pub cipher: &'a str,
-    /// The server name that the client asked for.
-    pub name: Option<&'a str>,
-    /// Whether it resumed an earlier session.
-    pub resumed: bool,
-}
-
-enum SessionStage {
-    /// The peer is a client whose hello is awaited: the requested name decides which configuration
-    /// is used.
-    Choosing(Arc<Keyring>),
-    /// The peer is a client.
-    Serving(UnbufferedServerConnection, NameShown),
-    /// The peer is a server.
-    Asking(UnbufferedClientConnection),
-}
-
-/// The name that a client asked for.
-#[derive(Debug, Default)]
-enum RequestedName {
-    /// Nobody will ask for it.
-    #[default]
-    Dropped,
-    /// It is kept, if there is one.
-    Kept(Option<String>),
-}
-
-/// The requested server name.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum NameShown {
-    /// rustls gets it as the client sent it.
-    Shown,
-    /// It is not valid and was hidden from rustls. It is hidden again if the client must send
-    /// another hello.
-    Hidden,
-}
-
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Session")
             .field("incomplete", &self.incomplete.len())
             .finish_non_exhaustive()
     }
-}
-
-/// The result of the records that came in.
-#[derive(Debug, Default)]
-pub struct TakenRecords {
-    /// Bytes of plain text.
-    pub plain: usize,
-    /// The peer sends no more (close_notify).
-    pub closed: bool,
-    /// The session is over.
-    pub error: Option<rustls::Error>,
-}
-
-/// What to make records of.
-#[derive(Clone, Copy)]
-enum Content<'p> {
-    Plain(&'p [u8]),
-    CloseNotify,
 }
 
 impl Session {
@@ -206,47 +147,6 @@ impl Session {
     /// Whether the handshake is not finished.
     pub fn is_handshaking(&self) -> bool {
         self.stage.common().is_none_or(CommonState::is_handshaking)
-    }
-
-    /// The kind of its handshake, which is finished.
-    pub fn kind(&self) -> FinishedHandshake {
-        let common = self.stage.common();
-        let version = common.and_then(CommonState::protocol_version);
-        let kind = common.and_then(CommonState::handshake_kind);
-        let is_resumed = kind == Some(HandshakeKind::Resumed);
-        match (version == Some(ProtocolVersion::TLSv1_2), is_resumed) {
-            (true, false) => FinishedHandshake::Full12,
-            (true, true) => FinishedHandshake::Resumed12,
-            (false, false) => FinishedHandshake::Full13,
-            (false, true) => FinishedHandshake::Resumed13,
-        }
-    }
-
-    /// Keeps the server name that the client will ask for, for [`Session::facts`].
-    pub fn keep_name(&mut self) {
-        self.name = RequestedName::Kept(None);
-    }
-
-    /// What the connection log says about it, after the handshake.
-    pub fn facts(&self) -> Option<TlsFacts<'_>> {
-        let tls = self.stage.common().filter(|tls| !tls.is_handshaking())?;
-        let version = match tls.protocol_version()? {
-            ProtocolVersion::TLSv1_2 => "TLSv1.2",
-            ProtocolVersion::TLSv1_3 => "TLSv1.3",
-            other => other.as_str()?,
-        };
-        // rustls marks those of TLS 1.3.
-        let cipher = match tls.negotiated_cipher_suite()?.suite() {
-            CipherSuite::TLS13_AES_128_GCM_SHA256 => "TLS_AES_128_GCM_SHA256",
-            CipherSuite::TLS13_AES_256_GCM_SHA384 => "TLS_AES_256_GCM_SHA384",
-            CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => "TLS_CHACHA20_POLY1305_SHA256",
-            other => other.as_str()?,
-        };
-        let name = match &self.name {
-            RequestedName::Kept(name) => name.as_deref(),
-            RequestedName::Dropped => None,
-        };
-        Some(TlsFacts { version, cipher, name, resumed: self.kind().is_resumed() })
     }
 
     /// Whether the peer is a server, and the handshake with it is over.
@@ -428,195 +328,6 @@ impl Session {
         let early = std::mem::take(&mut self.early);
         plain[..early.len()].copy_from_slice(&early);
         Some((early.len(), self.early_end))
-    }
-}
-
-/// The library's part of a session that has begun.
-enum Engine<'s> {
-    Server(&'s mut UnbufferedServerConnection),
-    Client(&'s mut UnbufferedClientConnection),
-}
-
-/// The library's connections, which differ in the type of their data only.
-trait Connection {
-    type Data;
-
-    fn process<'c, 'i>(&'c mut self, records: &'i mut [u8])
-    -> UnbufferedStatus<'c, 'i, Self::Data>;
-}
-
-impl Connection for UnbufferedServerConnection {
-    type Data = ServerConnectionData;
-
-    fn process<'c, 'i>(
-        &'c mut self,
-        records: &'i mut [u8],
-    ) -> UnbufferedStatus<'c, 'i, ServerConnectionData> {
-        self.process_tls_records(records)
-    }
-}
-
-impl Connection for UnbufferedClientConnection {
-    type Data = ClientConnectionData;
-
-    fn process<'c, 'i>(
-        &'c mut self,
-        records: &'i mut [u8],
-    ) -> UnbufferedStatus<'c, 'i, ClientConnectionData> {
-        self.process_tls_records(records)
-    }
-}
-
-/// Takes records as far as they are complete, and returns how many bytes they had. Plain text goes
-/// into `plain`, and messages of the session into `out`.
-fn exchange<C: Connection>(
-    tls: &mut C,
-    records: &mut [u8],
-    plain: &mut [u8],
-    out: &mut Vec<u8>,
-    taken: &mut TakenRecords,
-) -> usize {
-    let mut start = 0;
-    loop {
-        let UnbufferedStatus { discard, state, .. } = tls.process(&mut records[start..]);
-        match state {
-            Ok(ConnectionState::ReadTraffic(mut traffic)) => {
-                while let Some(Ok(record)) = traffic.next_record() {
-                    plain[taken.plain..][..record.payload.len()].copy_from_slice(record.payload);
-                    taken.plain += record.payload.len();
-                }
-            }
-            Ok(ConnectionState::EncodeTlsData(mut message)) => {
-                put(out, |room| message.encode(room))
-            }
-            Ok(ConnectionState::TransmitTlsData(sent)) => sent.done(),
-            Ok(ConnectionState::PeerClosed) => taken.closed = true,
-            Ok(_) => return start + discard,
-            Err(error) => {
-                start += discard;
-                final_alert(tls, &mut records[start..], out);
-                if error == rustls::Error::NoCertificatesPresented {
-                    use_tls12_alert(out);
-                }
-                taken.error = Some(error);
-                return start;
-            }
-        }
-        start += discard;
-    }
-}
-
-/// Makes records of plain text, or the one of close_notify.
-fn records<C: Connection>(
-    tls: &mut C,
-    incomplete: &mut [u8],
-    content: Content<'_>,
-    room: &mut [u8],
-) -> Option<usize> {
-    match (tls.process(incomplete).state, content) {
-        (Ok(ConnectionState::WriteTraffic(mut traffic)), Content::Plain(plain)) => {
-            traffic.encrypt(plain, room).ok()
-        }
-        (Ok(ConnectionState::WriteTraffic(mut traffic)), Content::CloseNotify) => {
-            traffic.queue_close_notify(room).ok()
-        }
-        (Ok(_) | Err(_), _) => None,
-    }
-}
-
-impl SessionStage {
-    /// The library's state; none before a client's hello.
-    fn common(&self) -> Option<&CommonState> {
-        match self {
-            SessionStage::Choosing(_) => None,
-            SessionStage::Serving(tls, _) => Some(tls),
-            SessionStage::Asking(tls) => Some(tls),
-        }
-    }
-
-    /// The library's part. That for a client is created when the client's hello is complete. None:
-    /// it is not yet.
-    ///
-    /// # Errors
-    /// The configuration cannot serve any client.
-    fn begin(
-        &mut self,
-        records: &mut [u8],
-        requested: &mut RequestedName,
-    ) -> Result<Option<Engine<'_>>, rustls::Error> {
-        match self {
-            SessionStage::Asking(_) => {}
-            SessionStage::Choosing(keyring) => {
-                let (config, name) = match look(records) {
-                    Hello::Incomplete if records.len() < INCOMPLETE => return Ok(None),
-                    Hello::Illegal(slots) => {
-                        hide(records, slots);
-                        (keyring.nameless(), NameShown::Hidden)
-                    }
-                    Hello::For(name) => {
-                        let config = keyring.config(Some(&name));
-                        if let RequestedName::Kept(kept) = requested {
-                            *kept = Some(name);
-                        }
-                        (config, NameShown::Shown)
-                    }
-                    // Bytes that are not a hello cause their error in any configuration.
-                    Hello::Nameless | Hello::Other | Hello::Incomplete => {
-                        (keyring.config(None), NameShown::Shown)
-                    }
-                };
-                *self =
-                    SessionStage::Serving(UnbufferedServerConnection::new(config.clone())?, name);
-            }
-            SessionStage::Serving(_, NameShown::Shown) => {}
-            // TLS 1.2 has no second hello.
-            SessionStage::Serving(tls, name)
-                if tls.protocol_version() == Some(ProtocolVersion::TLSv1_2) =>
-            {
-                *name = NameShown::Shown
-            }
-            SessionStage::Serving(_, name) => match look(records) {
-                Hello::Incomplete if records.len() < INCOMPLETE => return Ok(None),
-                Hello::Illegal(slots) => {
-                    hide(records, slots);
-                    *name = NameShown::Shown;
-                }
-                Hello::Nameless | Hello::For(_) | Hello::Other | Hello::Incomplete => {
-                    *name = NameShown::Shown
-                }
-            },
-        }
-        match self {
-            SessionStage::Choosing(_) => Ok(None),
-            SessionStage::Serving(tls, _) => Ok(Some(Engine::Server(tls))),
-            SessionStage::Asking(tls) => Ok(Some(Engine::Client(tls))),
-        }
-    }
-}
-
-/// Writes the alert that says why a session is over, if there is one. It is called once: only this
-/// alert waits, and rustls does not support a second error in the records.
-fn final_alert<C: Connection>(tls: &mut C, records: &mut [u8], out: &mut Vec<u8>) {
-    if let Ok(ConnectionState::EncodeTlsData(mut message)) = tls.process(records).state {
-        put(out, |room| message.encode(room));
-    }
-}
-
-/// Replaces the alert certificate_required, which exists only in TLS 1.3 (where it is encrypted),
-/// by that of TLS 1.2: handshake_failure (RFC 5246, 7.4.6).
-fn use_tls12_alert(out: &mut [u8]) {
-    if let [.., 21, 3, 3, 0, 2, 2, alert @ 116] = out {
-        *alert = 40;
-    }
-}
-
-/// Appends the output of `encode`, which tells how much room it needs.
-fn put(out: &mut Vec<u8>, mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>) {
-    if let Err(EncodeError::InsufficientSize(needs)) = encode(&mut []) {
-        let start = out.len();
-        out.resize(start + needs.required_size, 0);
-        let written = encode(&mut out[start..]).unwrap_or(0);
-        out.truncate(start + written);
     }
 }
 
