@@ -189,7 +189,7 @@ impl Relay<'_> {
         self.finish(slot, Some(ConnectionEnd::ClosedByOperator));
     }
 
-    /// Resets the connections with the oldest unfinished data of clients, if there is too much.
+    /// Resets the connections with the oldest or most unfinished data, if there is too much.
     pub(in crate::relay) fn bound_unfinished(&mut self) {
         let slots = self.io.unfinished.surplus(&self.connections.pool, self.now);
         if slots.is_empty() {
@@ -243,7 +243,7 @@ impl Relay<'_> {
         let Connection { number, state, since, key, .. } = self.connections[slot];
         if self.debug.on(2) {
             let Connection { down, up, .. } = &self.connections[slot];
-            let cut = match (is_cut(down), is_cut(up)) {
+            let cut = match (down.is_cut(), up.is_cut()) {
                 (false, false) => "",
                 (true, false) => "; the client sent no close_notify",
                 (false, true) => "; the server sent no close_notify",
@@ -271,11 +271,6 @@ impl Relay<'_> {
             self.choices.get_mut().note(row);
         }
     }
-}
-
-/// Whether a peer has not said by close_notify that its data is complete.
-fn is_cut(end: &Endpoint) -> bool {
-    end.session.as_ref().is_some_and(|session| !session.is_handshaking() && !session.peer_closed())
 }
 
 /// The side whose end of file closes both sides: `tcp_fastclose` asks for it, and all data that

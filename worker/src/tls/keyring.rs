@@ -9,12 +9,13 @@ use std::sync::{Arc, OnceLock};
 use pen_config::tls::Suite;
 use pen_ipc::tls_files::{Fact, Index, MOST_CERTIFICATES, NamedRole, Purpose, Role};
 use rustls::ServerConfig;
-use rustls::crypto::{CryptoProvider, aws_lc_rs as provider};
+use rustls::crypto::CryptoProvider;
 
 use crate::tls::key_source::{KeySource, Stack};
 use crate::tls::material::Material;
 use crate::tls::names::NameResolver;
 use crate::tls::read::{Authorities, Notices};
+use crate::tls::suites;
 use crate::tls::tickets::Secrets;
 use crate::tls::transcript;
 use crate::tls::verifier::ClientVerifier;
@@ -136,7 +137,7 @@ pub fn build(
 
 /// All suites of TLS 1.3, and the chosen ones of TLS 1.2 in their order.
 fn cipher_suites(chosen: &[Suite]) -> CryptoProvider {
-    let mut provider = provider::default_provider();
+    let mut provider = suites::provider();
     if !chosen.is_empty() {
         let all = std::mem::take(&mut provider.cipher_suites);
         let of_tls13 = all.iter().filter(|suite| suite.tls13().is_some());

@@ -4,6 +4,7 @@
 //!   serves a client whose name is not valid.
 //! - `keyring` holds the configurations. `key_source` makes them from the files of the supervisor
 //!   (`material`). Those of server names are made when first requested (`names`).
+//! - `suites` are those of the library, with another limit of records.
 //! - `x509` reads certificates and keys, and `verifier` verifies clients' certificates.
 //! - `tickets` lets a session be resumed at any worker.
 
@@ -15,6 +16,7 @@ mod names;
 mod read;
 pub mod servers;
 mod session;
+mod suites;
 mod tickets;
 mod transcript;
 mod trust;

@@ -17,6 +17,7 @@ use rustls::{
 };
 
 use crate::tls::hello::{Extensions, SERVER_NAME, STAND_IN};
+use crate::tls::suites;
 
 /// Hides the name in a hello. `slots` are the offsets of the two bytes of its extension's type.
 pub fn hide(records: &mut [u8], slots: [usize; 2]) {
@@ -52,8 +53,8 @@ pub fn hashing_what_came(provider: &CryptoProvider) -> CryptoProvider {
 fn known(suite: SupportedCipherSuite) -> SupportedCipherSuite {
     static ALL: OnceLock<Vec<(CipherSuite, SupportedCipherSuite)>> = OnceLock::new();
     let all = ALL.get_or_init(|| {
-        let all = rustls::crypto::aws_lc_rs::ALL_CIPHER_SUITES.iter();
-        all.map(|suite| (suite.suite(), made(*suite))).collect()
+        let all = suites::provider().cipher_suites;
+        all.iter().map(|suite| (suite.suite(), made(*suite))).collect()
     });
     all.iter().find(|(name, _)| *name == suite.suite()).map_or(suite, |(_, made)| *made)
 }

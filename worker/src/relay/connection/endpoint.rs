@@ -163,6 +163,12 @@ impl Endpoint {
         matches!(self.send, SendState::Broken | SendState::Reset)
     }
 
+    /// Whether the peer has a session and has not said by close_notify that its data is complete.
+    pub fn is_cut(&self) -> bool {
+        let session = self.session.as_ref();
+        session.is_some_and(|session| !session.is_handshaking() && !session.peer_closed())
+    }
+
     /// How many bytes wait to be sent.
     pub fn held_bytes(&self) -> usize {
         self.held.as_ref().map_or(0, |held| held.len())
@@ -334,7 +340,12 @@ pub fn deliver(to: &mut Endpoint, bytes: &[u8], flags: SendFlags, cipher: &mut C
     for piece in bytes.chunks(PLAIN) {
         match to.session.as_mut().and_then(|session| session.encrypt(piece, cipher)) {
             Some(length) => put(to, cipher.first(length), flags),
-            None => return to.sending_is(SendState::Broken),
+            // The session is over, and no event will tell of it. So the end has failed.
+            None => {
+                to.sending_is(SendState::Broken);
+                to.recv = RecvState::Failed;
+                return;
+            }
         }
     }
 }
