@@ -230,11 +230,16 @@ impl Relay<'_> {
         }
         let regular = (0..self.settings.table_size()).map(|id| Target::Server(ServerId(id as u16)));
         for target in regular.chain([Target::Emergency, Target::Abuse]) {
-            if since(old.target(target), self.settings.target(target)) != ServerSince::Same {
-                let row = self.row(target);
+            let row = self.row(target);
+            let is_same =
+                since(old.target(target), self.settings.target(target)) == ServerSince::Same;
+            if !is_same {
                 self.upstreams.replace(row);
-                if let Some(tls) = &mut self.server_tls {
-                    tls.forget(row);
+            }
+            if let Some(tls) = &mut self.server_tls {
+                match is_same {
+                    true => tls.keep_under(row, self.settings.tls_name(target).as_ref()),
+                    false => tls.forget(row),
                 }
             }
         }

@@ -4,6 +4,7 @@
 //!   serves a client whose name is not valid.
 //! - `keyring` holds the configurations. `key_source` makes them from the files of the supervisor
 //!   (`material`). Those of server names are made when first requested (`names`).
+//! - `resumption` keeps the sessions with a server that a later connection resumes.
 //! - `suites` are those of the library, with another limit of records.
 //! - `x509` reads certificates and keys, and `verifier` verifies clients' certificates.
 //! - `tickets` lets a session be resumed at any worker.
@@ -14,6 +15,7 @@ mod keyring;
 mod material;
 mod names;
 mod read;
+mod resumption;
 pub mod servers;
 mod session;
 mod suites;

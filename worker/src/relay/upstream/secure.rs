@@ -36,9 +36,9 @@ impl Relay<'_> {
             // The name by which it was to be verified is gone. This is no fault of any server.
             return self.connect_failed(slot, ConnectFailure::Tls(TlsFault::NoName));
         }
-        let (row, name) = (self.row(target), self.settings.tls_name(target));
+        let row = self.row(target);
         let session = match &mut self.server_tls {
-            Some(tls) => tls.session(row, name.as_ref()),
+            Some(tls) => tls.session(row, || self.settings.tls_name(target)),
             None => Err(TlsFault::NoFiles),
         };
         match session {
@@ -55,7 +55,9 @@ impl Relay<'_> {
 
     /// Continues a handshake as far as it goes now.
     pub(in crate::relay) fn continue_securing(&mut self, slot: u32) {
-        match self.shake(slot) {
+        let handshake = self.shake(slot);
+        self.io.note_unfinished(&mut self.connections[slot], self.now);
+        match handshake {
             Handshake::Waits => {}
             Handshake::HasMore => self.connections.come_back(slot, Side::Up),
             Handshake::Over => {

@@ -1,14 +1,12 @@
 //! TLS with servers: how sessions with them begin, by the files of the supervisor.
 //!
 //! - `verifier` verifies servers' certificates.
-//! - `sessions` keeps what a later connection to the same server resumes.
 //! - `fault` says why a handshake failed.
 //!
 //! Which servers speak TLS stands in the settings. If the files are not there, no session begins,
 //! and so nothing goes out in clear text.
 
 mod fault;
-mod sessions;
 mod verifier;
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -18,17 +16,18 @@ use std::sync::Arc;
 use pen_config::tls::servers::TlsName;
 use pen_ipc::server_tls::TlsFault;
 use pen_ipc::tls_files::{Examined, Fact, Part, Purpose, Role, ServerIndex};
+use rustls::client::danger::ServerCertVerifier;
 use rustls::client::{ResolvesClientCert, Resumption};
-use rustls::crypto::aws_lc_rs as provider;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, ClientConnection, SignatureScheme};
 
 use crate::tls::material::Material;
 use crate::tls::read::{Authorities, Notices, fact};
-use crate::tls::servers::sessions::Sessions;
-use crate::tls::servers::verifier::ServerVerifier;
+use crate::tls::resumption::Sessions;
+use crate::tls::servers::verifier::{Noting, ServerVerifier};
 use crate::tls::session::Session;
+use crate::tls::suites;
 use crate::tls::x509::chain::{in_order, matches, wrong_issuer};
 
 pub use crate::tls::servers::fault::fault;
@@ -41,11 +40,23 @@ pub struct ServersTls {
     verify: bool,
     /// For every server, without its sessions.
     common: ClientConfig,
-    /// The configuration of each server, by row of the table: made at its first connection, with
-    /// sessions of its own.
-    own: Vec<Option<Arc<ClientConfig>>>,
+    /// Verifies servers.
+    verifier: Arc<dyn ServerCertVerifier>,
+    /// What each server has for itself, by row of the table.
+    own: Vec<Option<Own>>,
     /// For handshakes that resume nothing.
     whole: Arc<ClientConfig>,
+}
+
+/// What a server has for itself: made at its first connection.
+#[derive(Debug)]
+struct Own {
+    /// Its name. Under another one, nothing is resumed.
+    name: Option<TlsName>,
+    /// The same for the library.
+    server_name: ServerName<'static>,
+    config: Arc<ClientConfig>,
+    sessions: Arc<Sessions>,
 }
 
 impl ServersTls {
@@ -58,22 +69,41 @@ impl ServersTls {
         Ok(tls)
     }
 
-    /// A session with the server of this row, before the connection's first byte.
+    /// A session with the server of this row, before the connection's first byte. The name is asked
+    /// for only if it is not known yet.
     ///
     /// # Errors
     /// None can begin.
-    pub fn session(&mut self, row: u32, name: Option<&TlsName>) -> Result<Session, TlsFault> {
-        let name = self.server_name(name)?;
+    pub fn session(
+        &mut self,
+        row: u32,
+        name: impl FnOnce() -> Option<TlsName>,
+    ) -> Result<Session, TlsFault> {
         let row = row as usize;
         if row >= self.own.len() {
-            self.own.resize(row + 1, None);
+            self.own.resize_with(row + 1, || None);
         }
-        let config = self.own[row].get_or_insert_with(|| {
-            let mut config = self.common.clone();
-            config.resumption = Resumption::store(Arc::new(Sessions::default()));
-            Arc::new(config)
-        });
-        Session::with_server(config.clone(), name).map_err(|error| fault(&error))
+        // Without a time nobody knows how old the sessions are.
+        let now = self.common.time_provider.current_time();
+        let own = match self.own[row].take() {
+            Some(own) if now.is_some_and(|now| !own.sessions.are_over(now)) => own,
+            Some(own) => self.own(own.name)?,
+            None => self.own(name())?,
+        };
+        let Own { server_name, config, sessions, .. } = self.own[row].insert(own);
+        Session::with_server(config.clone(), server_name.clone(), sessions.clone())
+            .map_err(|error| fault(&error))
+    }
+
+    /// For a server of this name, without sessions.
+    fn own(&self, name: Option<TlsName>) -> Result<Own, TlsFault> {
+        let server_name = self.server_name(name.as_ref())?;
+        let sessions = Arc::new(Sessions::default());
+        let mut config = self.common.clone();
+        config.resumption = Resumption::store(sessions.clone());
+        let verifier = Noting { verifier: self.verifier.clone(), sessions: sessions.clone() };
+        config.dangerous().set_certificate_verifier(Arc::new(verifier));
+        Ok(Own { name, server_name, config: Arc::new(config), sessions })
     }
 
     /// A connection that resumes nothing.
@@ -89,6 +119,13 @@ impl ServersTls {
     pub fn forget(&mut self, row: u32) {
         if let Some(own) = self.own.get_mut(row as usize) {
             *own = None;
+        }
+    }
+
+    /// Forgets the sessions with the server of this row, unless it has this name.
+    pub fn keep_under(&mut self, row: u32, name: Option<&TlsName>) {
+        if let Some(own) = self.own.get_mut(row as usize) {
+            own.take_if(|own| own.name.as_ref() != name);
         }
     }
 
@@ -138,10 +175,11 @@ fn build(
         Some(part) => Some(client(material, part, key.unwrap_or(part), notices, &mut facts)?),
         None => None,
     };
-    let common = config(*verify, &authorities, client)?;
+    let (common, verifier) = config(*verify, &authorities, client)?;
     let mut whole = common.clone();
     whole.resumption = Resumption::disabled();
-    let tls = ServersTls { verify: *verify, common, own: Vec::new(), whole: Arc::new(whole) };
+    let (verify, whole) = (*verify, Arc::new(whole));
+    let tls = ServersTls { verify, common, verifier, own: Vec::new(), whole };
     Ok((tls, facts))
 }
 
@@ -174,26 +212,25 @@ fn config(
     verify: bool,
     authorities: &Authorities,
     client: Option<CertifiedKey>,
-) -> Result<ClientConfig, String> {
-    let provider = Arc::new(provider::default_provider());
+) -> Result<(ClientConfig, Arc<dyn ServerCertVerifier>), String> {
+    let provider = Arc::new(suites::provider());
     let algorithms = provider.signature_verification_algorithms;
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| format!("TLS: {error}"))?
         .dangerous();
-    let builder = match verify {
-        true => builder.with_custom_certificate_verifier(Arc::new(ServerVerifier::new(
-            authorities.certificates(),
-            algorithms,
-        ))),
-        false => builder.with_custom_certificate_verifier(Arc::new(Anyone(algorithms))),
+    let verifier: Arc<dyn ServerCertVerifier> = match verify {
+        true => Arc::new(ServerVerifier::new(authorities.certificates(), algorithms)),
+        false => Arc::new(Anyone(algorithms)),
     };
-    Ok(match client {
+    let builder = builder.with_custom_certificate_verifier(verifier.clone());
+    let config = match client {
         Some(client) => {
             builder.with_client_cert_resolver(Arc::new(OneCertificate(Arc::new(client))))
         }
         None => builder.with_no_client_auth(),
-    })
+    };
+    Ok((config, verifier))
 }
 
 /// Shows each server that asks the same certificate.

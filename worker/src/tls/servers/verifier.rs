@@ -1,5 +1,7 @@
 //! Servers' certificates: verified by authorities and for a name, or not at all.
 
+use std::sync::Arc;
+
 use pen_ipc::message::{CertificateFault, HandshakeFailure};
 use pen_ipc::server_tls::TlsFault;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -9,6 +11,7 @@ use rustls::{DigitallySignedStruct, Error, SignatureScheme};
 // From the crate rustls-webpki.
 use webpki::EndEntityCert;
 
+use crate::tls::resumption::Sessions;
 use crate::tls::servers::fault::error;
 use crate::tls::trust::{Trust, plain};
 use crate::tls::x509::certificate::{Certificate, Owner};
@@ -105,6 +108,53 @@ impl ServerCertVerifier for ServerVerifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.schemes()
+    }
+}
+
+/// Verifies by another verifier, and notes what it has verified for the sessions with one server.
+/// The library calls it in full handshakes only.
+#[derive(Debug)]
+pub struct Noting {
+    /// The verifier.
+    pub verifier: Arc<dyn ServerCertVerifier>,
+    /// The sessions with the server.
+    pub sessions: Arc<Sessions>,
+}
+
+impl ServerCertVerifier for Noting {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        above: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let verified = self.verifier.verify_server_cert(leaf, above, name, ocsp, now)?;
+        self.sessions.note_verified([leaf].into_iter().chain(above), now);
+        Ok(verified)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.verifier.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.verifier.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.verifier.supported_verify_schemes()
     }
 }
 

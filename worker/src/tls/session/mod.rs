@@ -13,11 +13,12 @@ use std::sync::Arc;
 
 use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, CommonState};
+use rustls::{ClientConfig, CommonState, ProtocolVersion};
 
 use crate::tls::keyring::Keyring;
+use crate::tls::resumption::Sessions;
 use crate::tls::session::records::{Content, TakenRecords, exchange, records};
-use crate::tls::session::stage::{Engine, RequestedName, SessionStage};
+use crate::tls::session::stage::{Asking, Engine, RequestedName, SessionStage};
 use crate::tls::verifier::{RefusedCertificate, refused};
 
 pub use crate::tls::session::facts::TlsFacts;
@@ -36,8 +37,8 @@ const CIPHER: usize = PLAIN + (PLAIN / 16384 + 1) * 64 + 16384;
 const INCOMPLETE: usize = 96 * 1024;
 
 /// The same of a server whose handshake is over. It has records of 16 KiB to send, and tickets that
-/// are much smaller. Nothing bounds what all servers leave unfinished together, so each has little
-/// room.
+/// are much smaller. What each leaves unfinished of that does not count with the rest
+/// (`relay::transfer::unfinished`), so each has little room.
 pub const ESTABLISHED: usize = 32 * 1024;
 
 /// Most bytes of one read before the handshake is over.
@@ -110,20 +111,23 @@ impl Session {
         Session::at(SessionStage::Choosing(keyring))
     }
 
-    /// A new session with a server of this name. Its hello is in [`Session::take_out`].
+    /// A new session with a server of this name. Its hello is in [`Session::take_out`]. The
+    /// configuration keeps its tickets in `sessions`.
     ///
     /// # Errors
     /// The library cannot make one.
     pub fn with_server(
         config: Arc<ClientConfig>,
         name: ServerName<'static>,
+        sessions: Arc<Sessions>,
     ) -> Result<Session, rustls::Error> {
-        let mut tls = UnbufferedClientConnection::new(config, name)?;
+        let tls = UnbufferedClientConnection::new(config, name)?;
+        let mut asking = Asking { tls, sessions };
         let (mut out, mut taken) = (Vec::new(), TakenRecords::default());
-        exchange(&mut tls, &mut [], &mut [], &mut out, &mut taken);
+        exchange(&mut asking, &mut [], 0, &mut [], &mut out, &mut taken);
         match taken.error {
             Some(error) => Err(error),
-            None => Ok(Session { out, ..Session::at(SessionStage::Asking(tls)) }),
+            None => Ok(Session { out, ..Session::at(SessionStage::Asking(asking)) }),
         }
     }
 
@@ -160,10 +164,13 @@ impl Session {
     }
 
     /// The alert of a server that refused pen's certificate after the handshake, before any data.
+    /// In TLS 1.2, a handshake is over only when the server has taken the certificate.
     pub fn late_refusal(&self) -> Option<u8> {
         let Some(rustls::Error::AlertReceived(alert)) = self.error else { return None };
         let alert = u8::from(alert);
-        (self.awaits_answer() && CERTIFICATE_ALERTS.contains(&alert)).then_some(alert)
+        let version = self.stage.common().and_then(CommonState::protocol_version);
+        let may_be = self.awaits_answer() && version == Some(ProtocolVersion::TLSv1_3);
+        (may_be && CERTIFICATE_ALERTS.contains(&alert)).then_some(alert)
     }
 
     /// Whether the peer sent close_notify before its end of file.
@@ -191,12 +198,12 @@ impl Session {
         self.incomplete = Vec::new();
         let start = match self.stage.begin(records, &mut self.name) {
             Ok(Some(Engine::Server(tls))) => {
-                exchange(tls, records, plain, &mut self.out, &mut taken)
+                exchange(tls, records, kept, plain, &mut self.out, &mut taken)
             }
-            Ok(Some(Engine::Client(tls))) => {
-                let was_shaking = tls.is_handshaking();
-                let start = exchange(tls, records, plain, &mut self.out, &mut taken);
-                let is_over = was_shaking && !tls.is_handshaking() && taken.error.is_none();
+            Ok(Some(Engine::Client(asking))) => {
+                let was_shaking = asking.tls.is_handshaking();
+                let start = exchange(asking, records, kept, plain, &mut self.out, &mut taken);
+                let is_over = was_shaking && !asking.tls.is_handshaking() && taken.error.is_none();
                 if is_over && self.out.len() <= LAST_FLIGHT {
                     self.last_flight = std::mem::take(&mut self.out);
                 }
@@ -212,6 +219,8 @@ impl Session {
                 return taken;
             }
         };
+        // Also if an error follows in the same bytes: the server has answered.
+        self.has_received |= taken.plain > 0;
         if taken.error.is_some() {
             self.refused = refused().map(Box::new);
             self.closed = true;
@@ -220,7 +229,6 @@ impl Session {
         let most = if self.is_established_server() { ESTABLISHED } else { INCOMPLETE };
         let rest = &records[start..];
         self.peer_closed |= taken.closed;
-        self.has_received |= taken.plain > 0;
         if taken.closed || rest.is_empty() {
             self.incomplete = Vec::new();
         } else if rest.len() > most {
@@ -254,9 +262,14 @@ impl Session {
     }
 
     /// Makes records of plain text. Returns how many bytes `cipher` has now. None: the session
-    /// cannot send any more.
+    /// cannot send any more, and is over.
     pub fn encrypt(&mut self, plain: &[u8], cipher: &mut Cipher) -> Option<usize> {
-        self.make_records(Content::Plain(plain), cipher)
+        let made = self.make_records(Content::Plain(plain), cipher);
+        if made.is_none() {
+            self.closed = true;
+            self.error.get_or_insert(rustls::Error::EncryptError);
+        }
+        made
     }
 
     /// Makes the close_notify record.
@@ -290,7 +303,7 @@ impl Session {
         let made = match &mut self.stage {
             SessionStage::Choosing(_) => None,
             SessionStage::Serving(tls, _) => records(tls, incomplete, content, room),
-            SessionStage::Asking(tls) => records(tls, incomplete, content, room),
+            SessionStage::Asking(asking) => records(asking, incomplete, content, room),
         }?;
         if waiting > 0 {
             self.last_flight = Vec::new();
@@ -310,9 +323,15 @@ impl Session {
         self.early_end = ended;
     }
 
-    /// Bytes of memory kept until more data comes, or until a server is connected.
+    /// Bytes of memory kept until more data comes, or until a server is connected. The library
+    /// keeps a server's certificates as long as the session.
     pub fn held_bytes(&self) -> usize {
-        self.incomplete.capacity() + self.early.capacity()
+        let certificates = match &self.stage {
+            SessionStage::Choosing(_) | SessionStage::Serving(..) => None,
+            SessionStage::Asking(asking) => asking.tls.peer_certificates(),
+        };
+        let certificates = certificates.into_iter().flatten().map(|one| one.len());
+        self.incomplete.capacity() + self.early.capacity() + certificates.sum::<usize>()
     }
 
     /// Whether plain text was kept by [`Session::keep_early`].

@@ -1,8 +1,10 @@
 //! Records through the library: those that came become plain text, and plain text becomes records.
 
-use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
+use rustls::client::ClientConnectionData;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
+
+use crate::tls::session::stage::Asking;
 
 /// The result of the records that came in.
 #[derive(Debug, Default)]
@@ -41,29 +43,42 @@ impl Connection for UnbufferedServerConnection {
     }
 }
 
-impl Connection for UnbufferedClientConnection {
+impl Connection for Asking {
     type Data = ClientConnectionData;
 
     fn process<'c, 'i>(
         &'c mut self,
         records: &'i mut [u8],
     ) -> UnbufferedStatus<'c, 'i, ClientConnectionData> {
-        self.process_tls_records(records)
+        self.sessions.will_read(records.len());
+        self.tls.process_tls_records(records)
     }
 }
 
 /// Takes records as far as they are complete, and returns how many bytes they had. Plain text goes
 /// into `plain`, and messages of the session into `out`.
+///
+/// The library sees one record more at a time, beyond the first `seen` bytes, which it must see
+/// again. So a message that it hands to a store is at most as large as what it sees
+/// ([`Sessions::will_read`]).
+///
+/// [`Sessions::will_read`]: crate::tls::resumption::Sessions::will_read
 pub(super) fn exchange<C: Connection>(
     tls: &mut C,
     records: &mut [u8],
+    seen: usize,
     plain: &mut [u8],
     out: &mut Vec<u8>,
     taken: &mut TakenRecords,
 ) -> usize {
     let mut start = 0;
+    let mut end = after_record(records, 0);
+    while end <= seen && end < records.len() {
+        end = after_record(records, end);
+    }
     loop {
-        let UnbufferedStatus { discard, state, .. } = tls.process(&mut records[start..]);
+        let UnbufferedStatus { discard, state, .. } = tls.process(&mut records[start..end]);
+        let mut needs_more = false;
         match state {
             Ok(ConnectionState::ReadTraffic(mut traffic)) => {
                 while let Some(Ok(record)) = traffic.next_record() {
@@ -76,10 +91,10 @@ pub(super) fn exchange<C: Connection>(
             }
             Ok(ConnectionState::TransmitTlsData(sent)) => sent.done(),
             Ok(ConnectionState::PeerClosed) => taken.closed = true,
-            Ok(_) => return start + discard,
+            Ok(_) => needs_more = true,
             Err(error) => {
                 start += discard;
-                final_alert(tls, &mut records[start..], out);
+                final_alert(tls, &mut records[start..end], out);
                 if error == rustls::Error::NoCertificatesPresented {
                     use_tls12_alert(out);
                 }
@@ -88,7 +103,23 @@ pub(super) fn exchange<C: Connection>(
             }
         }
         start += discard;
+        if needs_more && end == records.len() {
+            return start;
+        }
+        if needs_more || start == end {
+            end = after_record(records, end);
+        }
     }
+}
+
+/// The end of the record that begins here, or of all bytes. Its header is a type, a version and the
+/// length of the rest (RFC 8446, 5.1).
+fn after_record(records: &[u8], start: usize) -> usize {
+    let end = match records[start..] {
+        [_, _, _, high, low, ..] => start + 5 + usize::from(u16::from_be_bytes([high, low])),
+        _ => records.len(),
+    };
+    end.min(records.len())
 }
 
 /// Makes records of plain text, or the one of close_notify.

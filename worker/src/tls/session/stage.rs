@@ -9,6 +9,7 @@ use rustls::{CommonState, ProtocolVersion};
 
 use crate::tls::hello::{Hello, look};
 use crate::tls::keyring::Keyring;
+use crate::tls::resumption::Sessions;
 use crate::tls::session::INCOMPLETE;
 use crate::tls::transcript::hide;
 
@@ -20,7 +21,13 @@ pub(super) enum SessionStage {
     /// The peer is a client.
     Serving(UnbufferedServerConnection, NameShown),
     /// The peer is a server.
-    Asking(UnbufferedClientConnection),
+    Asking(Asking),
+}
+
+/// The library's part of a session with a server, and the store of its tickets.
+pub(super) struct Asking {
+    pub(super) tls: UnbufferedClientConnection,
+    pub(super) sessions: Arc<Sessions>,
 }
 
 /// The name that a client asked for.
@@ -46,7 +53,7 @@ pub(super) enum NameShown {
 /// The library's part of a session that has begun.
 pub(super) enum Engine<'s> {
     Server(&'s mut UnbufferedServerConnection),
-    Client(&'s mut UnbufferedClientConnection),
+    Client(&'s mut Asking),
 }
 
 impl SessionStage {
@@ -55,7 +62,7 @@ impl SessionStage {
         match self {
             SessionStage::Choosing(_) => None,
             SessionStage::Serving(tls, _) => Some(tls),
-            SessionStage::Asking(tls) => Some(tls),
+            SessionStage::Asking(asking) => Some(&asking.tls),
         }
     }
 
@@ -114,7 +121,7 @@ impl SessionStage {
         match self {
             SessionStage::Choosing(_) => Ok(None),
             SessionStage::Serving(tls, _) => Ok(Some(Engine::Server(tls))),
-            SessionStage::Asking(tls) => Ok(Some(Engine::Client(tls))),
+            SessionStage::Asking(asking) => Ok(Some(Engine::Client(asking))),
         }
     }
 }
