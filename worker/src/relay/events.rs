@@ -131,7 +131,7 @@ impl Relay<'_> {
             self.io.rechecks.add(&mut self.connections.pool, slot, from, self.now);
         }
         self.io.note_undelivered(&mut self.connections[slot]);
-        if self.connections[slot].down.session.is_some() || self.connections[slot].http.is_some() {
+        if self.connections[slot].may_be_unfinished() {
             self.io.note_unfinished(&mut self.connections[slot], self.now);
         }
         if self.connections[slot].http.is_some() {

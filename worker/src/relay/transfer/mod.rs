@@ -17,7 +17,7 @@ use crate::relay::transfer::unfinished::Unfinished;
 pub struct Io {
     /// The buffers and the pipes.
     pub tools: Tools,
-    /// Unfinished data of clients.
+    /// Unfinished data of clients and servers.
     pub unfinished: Unfinished,
     undelivered: Undelivered,
     /// Ends that a short splice(2) is believed to have emptied.
@@ -42,7 +42,7 @@ impl Io {
         self.set_undelivered(connection, bytes);
     }
 
-    /// Updates the unfinished bytes of a connection after data of its client.
+    /// Updates the unfinished bytes of a connection after data of a session or an HTTP client.
     pub fn note_unfinished(&mut self, connection: &mut Connection, now: u64) {
         let bytes = connection.unfinished_bytes();
         self.unfinished.note(&mut connection.unfinished, bytes, now);

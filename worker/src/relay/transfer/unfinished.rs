@@ -1,18 +1,31 @@
-//! Unfinished data of clients: TLS hellos and records, and HTTP heads, kept in this worker's memory
-//! until the rest comes.
+//! Unfinished data: TLS handshakes, records, and HTTP heads, kept in this worker's memory until the
+//! rest comes.
 //!
 //! Their total size is bounded. Beyond the bound, the connections with the oldest unfinished piece
 //! are reset, so that clients who finish are served whatever the others do. The age is that of the
 //! present piece: a new piece after a finished one starts anew. When much was kept and little is
 //! left, the memory is given back to the system, which the allocator would not do.
+//!
+//! Of a server, what every connection to one may need at any time does not count after the
+//! handshake ([`USUAL`]). Many downloads stand in the middle of a record, and no client could help
+//! that. What a server sends beyond it is unusual. So if servers have most of the memory, the
+//! connections with most of it are reset first.
 
+use std::cmp::Reverse;
+
+use crate::relay::connection::endpoint::Endpoint;
 use crate::relay::connection::pool::Pool;
 use crate::relay::connection::{Connection, Piece};
 use crate::sys;
+use crate::tls::Session;
 
 /// Most bytes of all connections together. One piece has at most about 64 KiB, so the default `-x`
 /// of 256 never reaches it.
 const MOST: usize = 16 << 20;
+
+/// What a connection to a server may keep after the handshake: a record, and a chain of
+/// certificates of usual size.
+const USUAL: usize = 32 * 1024;
 
 /// Bytes left after connections were reset. The free room means that the oldest are searched only
 /// once in 2 MiB.
@@ -59,8 +72,12 @@ impl Unfinished {
         if self.bytes <= MOST {
             return Vec::new();
         }
-        let pieces = (0..pool.slots()).map(|slot| (pool[slot].unfinished, slot));
-        oldest(pieces.filter(|(piece, _)| piece.bytes > 0).collect(), self.bytes, LEFT, now)
+        let pieces = (0..pool.slots()).map(|slot| Candidate {
+            slot,
+            piece: pool[slot].unfinished,
+            of_server: pool[slot].unfinished_of_server(),
+        });
+        chosen(pieces.filter(|one| one.piece.bytes > 0).collect(), self.bytes, LEFT, now)
     }
 
     /// Gives memory back to the system if much less is needed than before. Call it at most once a
@@ -83,32 +100,65 @@ impl Unfinished {
     }
 }
 
-/// The pieces to drop, oldest first, until at most `left` bytes remain. Each piece comes with its
-/// slot.
-fn oldest(mut pieces: Vec<(Piece, u32)>, mut bytes: usize, left: usize, now: u64) -> Vec<u32> {
-    // Sorts by age, because the upper half of the time is not kept.
-    pieces.sort_by_key(|(piece, _)| std::cmp::Reverse((now as u32).wrapping_sub(piece.since)));
+/// A connection that may be reset.
+struct Candidate {
+    slot: u32,
+    piece: Piece,
+    /// How much of the piece is its server's.
+    of_server: usize,
+}
+
+/// The connections to reset until at most `left` bytes remain: those with the oldest pieces. If
+/// servers have more than half of the bytes, first those whose server has most.
+fn chosen(mut all: Vec<Candidate>, mut bytes: usize, left: usize, now: u64) -> Vec<u32> {
+    let of_servers: usize = all.iter().map(|one| one.of_server).sum();
+    let blames_servers = of_servers > bytes / 2;
+    all.sort_by_key(|one| {
+        let of_server = if blames_servers { one.of_server } else { 0 };
+        // By age, because the upper half of the time is not kept.
+        Reverse((of_server, (now as u32).wrapping_sub(one.piece.since)))
+    });
     let mut gone = Vec::new();
-    for (piece, slot) in pieces {
+    for one in all {
         if bytes <= left {
             break;
         }
-        bytes = bytes.saturating_sub(piece.bytes as usize);
-        gone.push(slot);
+        bytes = bytes.saturating_sub(one.piece.bytes as usize);
+        gone.push(one.slot);
     }
     gone
 }
 
 impl Connection {
-    /// Bytes kept for the client until it finishes the piece.
-    pub fn unfinished_bytes(&self) -> usize {
-        let session = self.down.session.as_ref().map_or(0, |session| {
-            // The server's part of a handshake that the client does not take is held too.
-            let held = self.down.held.as_ref().filter(|_| session.is_handshaking());
-            session.held_bytes() + held.map_or(0, |held| held.copied())
-        });
-        session + self.http.as_ref().map_or(0, |exchange| exchange.held_bytes())
+    /// Whether it keeps such bytes, or may have kept some.
+    pub fn may_be_unfinished(&self) -> bool {
+        self.down.session.is_some()
+            || self.up.session.is_some()
+            || self.http.is_some()
+            || self.unfinished.bytes > 0
     }
+
+    /// Bytes kept until the client or the server finishes the piece.
+    pub fn unfinished_bytes(&self) -> usize {
+        self.down.session.as_ref().map_or(0, |session| kept(&self.down, session))
+            + self.http.as_ref().map_or(0, |exchange| exchange.held_bytes())
+            + self.unfinished_of_server()
+    }
+
+    /// Those of the server.
+    fn unfinished_of_server(&self) -> usize {
+        let Some(session) = &self.up.session else { return 0 };
+        match session.is_handshaking() {
+            true => kept(&self.up, session),
+            false => kept(&self.up, session).saturating_sub(USUAL),
+        }
+    }
+}
+
+/// What is kept for a session. pen's part of a handshake that the peer does not take is held too.
+fn kept(end: &Endpoint, session: &Session) -> usize {
+    let held = end.held.as_ref().filter(|_| session.is_handshaking());
+    session.held_bytes() + held.map_or(0, |held| held.copied())
 }
 
 #[cfg(test)]
@@ -133,12 +183,19 @@ mod tests {
     #[test]
     fn the_oldest_go_and_no_more_than_must() {
         let now = (1 << 32) + 10;
-        let piece = |bytes, age: u32| Piece { bytes, since: (now as u32).wrapping_sub(age) };
-        let pieces = || vec![(piece(10, 5), 1), (piece(10, 500), 2), (piece(10, 50), 3)];
-        assert!(oldest(pieces(), 30, 30, now).is_empty());
-        assert_eq!(oldest(pieces(), 30, 20, now), [2]);
-        assert_eq!(oldest(pieces(), 30, 19, now), [2, 3]);
-        assert_eq!(oldest(pieces(), 30, 0, now), [2, 3, 1]);
+        let one = |slot, age: u32, of_server| {
+            let piece = Piece { bytes: 10, since: (now as u32).wrapping_sub(age) };
+            Candidate { slot, piece, of_server }
+        };
+        let clients = || vec![one(1, 5, 0), one(2, 500, 0), one(3, 50, 0)];
+        assert!(chosen(clients(), 30, 30, now).is_empty());
+        assert_eq!(chosen(clients(), 30, 20, now), [2]);
+        assert_eq!(chosen(clients(), 30, 19, now), [2, 3]);
+        assert_eq!(chosen(clients(), 30, 0, now), [2, 3, 1]);
+        // Servers with less than half change nothing, and with more they go first.
+        let servers = |most| vec![one(1, 500, 0), one(2, 5, most), one(3, 50, 4)];
+        assert_eq!(chosen(servers(8), 30, 10, now), [1, 3]);
+        assert_eq!(chosen(servers(10), 24, 4, now), [2, 3]);
     }
 
     #[test]
