@@ -8,7 +8,7 @@ use pen_ipc::checks::{CheckFault, FaultClass};
 use pen_ipc::server_tls::TlsFault;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, sockopt};
-use rustls::{ClientConnection, Error, InvalidMessage};
+use rustls::ClientConnection;
 
 use crate::checker::dial::fault;
 use crate::checker::schedule::Ended;
@@ -134,7 +134,7 @@ impl Connection {
         if let Err(error) = tls.process_new_packets() {
             // The alert.
             let _ = tls.write_tls(&mut self.socket);
-            return Err(Ended::Failure(CheckFault::told(FaultClass::Tls, 0, &why(&error))));
+            return Err(Ended::Failure(of_tls(FaultClass::Tls, servers::fault(&error))));
         }
         match length {
             0 if tls.is_handshaking() => Ok(Came::End),
@@ -168,21 +168,15 @@ impl Connection {
     }
 }
 
+/// A fault of TLS, in the words of events and of the other reports.
+pub(super) fn of_tls(class: FaultClass, fault: TlsFault) -> CheckFault {
+    CheckFault::told(class, 0, &fault.to_string())
+}
+
 /// Makes the close of a socket a reset.
 pub(super) fn reset(socket: &OwnedFd) {
     // Without the option, the close is an ordinary one.
     let _ = sockopt::set_socket_linger(socket, Some(Duration::ZERO));
-}
-
-/// What went wrong with TLS, in the words of an operator where the library's are its own.
-fn told(error: &Error) -> String {
-    match error {
-        Error::InvalidMessage(
-            InvalidMessage::InvalidContentType | InvalidMessage::UnknownProtocolVersion,
-        ) => "what it sent is no TLS".to_owned(),
-        Error::AlertReceived(alert) => format!("the server refused it: {alert:?}"),
-        other => other.to_string(),
-    }
 }
 
 fn nothing(error: &io::Error) -> Result<Came, Ended> {
@@ -198,49 +192,5 @@ fn failed(error: &io::Error) -> Ended {
     match Errno::from_io_error(error) {
         Some(errno) => fault(errno),
         None => Ended::Failure(CheckFault::told(FaultClass::Other, 0, &error.to_string())),
-    }
-}
-
-/// Why a handshake failed: what is wrong with the certificate, if it was judged.
-fn why(error: &Error) -> String {
-    match servers::fault(error) {
-        known @ (TlsFault::Expired
-        | TlsFault::NotYetValid
-        | TlsFault::UnknownAuthority
-        | TlsFault::SelfSigned
-        | TlsFault::WrongName
-        | TlsFault::WrongPurpose) => known.to_string(),
-        TlsFault::Timeout
-        | TlsFault::NotTls
-        | TlsFault::Closed
-        | TlsFault::NothingInCommon
-        | TlsFault::BadCertificate
-        | TlsFault::Alert(_)
-        | TlsFault::Protocol
-        | TlsFault::NoName
-        | TlsFault::NoFiles => format!("TLS handshake: {}", told(error)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use rustls::AlertDescription;
-
-    use super::*;
-
-    #[test]
-    fn a_failed_handshake_is_told_in_words_of_an_operator() {
-        for (error, text) in [
-            (InvalidMessage::InvalidContentType.into(), "what it sent is no TLS"),
-            (InvalidMessage::UnknownProtocolVersion.into(), "what it sent is no TLS"),
-            (
-                Error::AlertReceived(AlertDescription::UnrecognisedName),
-                "the server refused it: UnrecognisedName",
-            ),
-        ] {
-            assert_eq!(told(&error), text);
-        }
-        let other = InvalidMessage::MessageTooShort;
-        assert_eq!(told(&other.into()), Error::InvalidMessage(other).to_string());
     }
 }

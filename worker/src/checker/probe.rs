@@ -11,9 +11,10 @@ use mio::{Interest, Registry, Token};
 use pen_config::address::Address;
 use pen_config::checks::Check;
 use pen_ipc::checks::{CheckFault, FaultClass};
+use pen_ipc::server_tls::TlsFault;
 use rustix::net::sockopt;
 
-use crate::checker::connection::{Came, Connection, reset};
+use crate::checker::connection::{Came, Connection, of_tls, reset};
 use crate::checker::dial::{Speech, dial, fault};
 use crate::checker::kinds::{Farewell, Machine, Step, machine, proxy_header};
 use crate::checker::schedule::{Ended, Order, Transport};
@@ -152,7 +153,7 @@ impl Probe {
                 Progress::Over(Ended::Failure(self.missed.take().unwrap_or(late)), micros)
             }
             Phase::Shaking(..) => {
-                let late = CheckFault::told(FaultClass::Timeout, 0, "timeout in the TLS handshake");
+                let late = of_tls(FaultClass::Timeout, TlsFault::Timeout);
                 Progress::Over(Ended::Failure(late), micros)
             }
             Phase::Talking(_, machine) => Progress::Over(Ended::Failure(machine.late()), micros),
@@ -262,10 +263,7 @@ impl Probe {
                 connection.begin_tls(*client);
                 Next::GoOn(Phase::Shaking(connection, machine))
             }
-            CheckTls::Fault(fault) => {
-                let fault = CheckFault::told(FaultClass::Tls, 0, &fault.to_string());
-                self.over(Ended::Failure(fault))
-            }
+            CheckTls::Fault(fault) => self.over(Ended::Failure(of_tls(FaultClass::Tls, fault))),
             CheckTls::NotAsked => self.over(Ended::NotAsked),
         }
     }
@@ -287,8 +285,7 @@ impl Probe {
                 Ok(Came::Bytes(_)) => {}
                 Ok(Came::Nothing) => return Next::Waits(Phase::Shaking(connection, machine)),
                 Ok(Came::End) => {
-                    let text = "closed in the TLS handshake";
-                    let closed = CheckFault::told(FaultClass::Closed, 0, text);
+                    let closed = of_tls(FaultClass::Closed, TlsFault::Closed);
                     return self.over(Ended::Failure(closed));
                 }
                 Err(ended) => return self.over(ended),
