@@ -214,7 +214,7 @@ impl Worker {
     }
 
     /// Queues the files of TLS towards servers for [`Worker::send_due`], which sends them before
-    /// any settings.
+    /// any settings. If there are none any more, it says so after the settings.
     pub(crate) fn renew_server_tls(&mut self) {
         self.due.server_tls = true;
     }
@@ -308,15 +308,18 @@ impl Worker {
             due.secret = due.secret && full(ToWorker::TicketSecret, Some(keys.secrets.0.as_fd()));
             due.tls = due.tls && full(ToWorker::Tls, Some(keys.files.as_fd()));
         }
-        due.server_tls = due.server_tls
-            && context
-                .server_keys
-                .as_ref()
-                .is_some_and(|keys| full(ToWorker::ServerTls, Some(keys.files.as_fd())));
-        let is_told =
-            due.close.is_empty() && !due.log && !due.connection_log && !due.tls && !due.server_tls;
+        let server_files = context.server_keys.as_ref().map(|keys| keys.files.as_fd());
+        if let Some(files) = server_files {
+            due.server_tls = due.server_tls && full(ToWorker::ServerTls, Some(files));
+        }
+        let lacks_files = due.tls || (due.server_tls && server_files.is_some());
+        let is_told = due.close.is_empty() && !due.log && !due.connection_log && !lacks_files;
         if due.settings && is_told {
             due.settings = full(ToWorker::Settings, Some(context.encoded.as_fd()));
+        }
+        // After the settings: by those before, a server may speak TLS.
+        if server_files.is_none() && !due.settings {
+            due.server_tls = due.server_tls && full(ToWorker::NoServerTls, None);
         }
         if due.republish {
             due.republish = full(LastingToWorker::Republish.into(), None);

@@ -18,7 +18,7 @@ fn pen(check: &str) -> Builder {
 }
 
 /// The checker, if there is one.
-fn checker(pen: &Pen) -> Option<Process> {
+pub(crate) fn checker(pen: &Pen) -> Option<Process> {
     pen.supervisor().children().into_iter().find(|child| child.title() == "pen: checker")
 }
 

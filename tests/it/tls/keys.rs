@@ -313,7 +313,7 @@ fn a_new_certificate_is_taken_without_losing_a_client() {
 }
 
 /// Whether the memory of a process contains these bytes.
-fn holds(process: &Process, bytes: &[u8]) -> bool {
+pub(super) fn holds(process: &Process, bytes: &[u8]) -> bool {
     let maps = fs::read_to_string(process.proc("maps")).unwrap();
     let memory = File::open(process.proc("mem")).unwrap();
     maps.lines().any(|line| {
@@ -393,7 +393,7 @@ fn no_process_but_workers_ever_has_a_key() {
 }
 
 /// The first prime of an RSA key (PKCS #8, RFC 5208; RFC 8017, A.1.2).
-fn prime(der: &[u8]) -> Vec<u8> {
+pub(super) fn prime(der: &[u8]) -> Vec<u8> {
     // The last long numbers are primes, exponents and coefficient, of 128 or 129 bytes each. The
     // first of them is a prime.
     let start = der

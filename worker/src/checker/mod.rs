@@ -328,6 +328,7 @@ impl Checker {
                         return Some(1);
                     }
                 }
+                Ok(Received::Message(ToChecker::NoServerTls, _)) => self.tls.forget_servers(),
                 Ok(Received::Message(ToChecker::Begin, _)) => self.work = Work::On,
                 Ok(Received::Message(ToChecker::Pause, _)) => self.work = Work::Paused,
                 Ok(Received::Message(ToChecker::Ping { serial }, _)) => self.link.pong(serial),

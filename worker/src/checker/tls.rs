@@ -56,6 +56,11 @@ impl Tls {
         Ok(())
     }
 
+    /// Forgets the files, with the key: no server speaks TLS any more.
+    pub(super) fn forget_servers(&mut self) {
+        self.servers = None;
+    }
+
     /// The TLS of a check.
     pub(super) fn of(
         &mut self,

@@ -77,6 +77,7 @@ impl Relay<'_> {
                 let tls = ServersTls::new(files).map_err(|_| InvalidMessage)?;
                 self.server_tls = Some(tls);
             }
+            (ToWorker::NoServerTls, _) => self.server_tls = None,
             (ToWorker::TicketSecret, Some(secret)) => {
                 let taken = self.tls.as_ref().is_some_and(|tls| tls.renew_secret(&secret));
                 if !taken {

@@ -60,6 +60,8 @@ pub enum ToChecker {
     },
     /// The files of TLS towards servers, the same as [`crate::message::ToWorker::ServerTls`].
     ServerTls,
+    /// The same as [`crate::message::ToWorker::NoServerTls`].
+    NoServerTls,
 }
 
 #[cfg(test)]

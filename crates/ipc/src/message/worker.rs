@@ -105,6 +105,9 @@ pub enum ToWorker {
     /// The files of TLS towards servers, as [`ToWorker::Tls`] the others: they apply to all new
     /// connections to servers.
     ServerTls,
+    /// No server speaks TLS any more: forget the files of [`ToWorker::ServerTls`], with the key. It
+    /// comes after the settings that say so.
+    NoServerTls,
 }
 
 impl From<LastingToWorker> for ToWorker {

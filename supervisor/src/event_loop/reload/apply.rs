@@ -152,28 +152,28 @@ impl Supervisor {
         self.renew_connection_log();
     }
 
-    /// Moves to new files of TLS towards servers. Workers keep the former ones if no server speaks
-    /// TLS any more: nothing uses them.
+    /// Moves to new files of TLS towards servers. If no server speaks TLS any more, workers and the
+    /// checker forget them, with the key.
     fn replace_server_tls(&mut self, change: Change<NewTls>, by_operator: bool, now: Instant) {
-        let NewTls { files, certificates, notices: _ } = match change {
+        match change {
             Change::Keep => return,
-            Change::Clear => {
-                self.context.server_keys = None;
-                return;
-            }
-            Change::Set(tls) => tls,
-        };
-        let files = Rc::new(files);
-        match &mut self.context.server_keys {
-            Some(keys) => {
-                keys.files = files.clone();
-                keys.certificates.replace(certificates, by_operator, now);
-            }
-            None => {
-                let keys = ServerKeys::new(files.clone(), certificates, now);
-                self.context.server_keys = Some(keys);
+            // Most changes of settings: there are no files, and were none.
+            Change::Clear if self.context.server_keys.is_none() => return,
+            Change::Clear => self.context.server_keys = None,
+            Change::Set(NewTls { files, certificates, notices: _ }) => {
+                let files = Rc::new(files);
+                match &mut self.context.server_keys {
+                    Some(keys) => {
+                        keys.files = files;
+                        keys.certificates.replace(certificates, by_operator, now);
+                    }
+                    None => {
+                        self.context.server_keys = Some(ServerKeys::new(files, certificates, now));
+                    }
+                }
             }
         }
+        let files = self.context.server_keys.as_ref().map(|keys| keys.files.clone());
         self.pool.workers_mut().for_each(|worker| worker.renew_server_tls());
         if let Some(checker) = self.checking.process_mut() {
             checker.renew_server_tls(files);

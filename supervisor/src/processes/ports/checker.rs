@@ -54,11 +54,20 @@ impl ProcessPort for Seeds {
     }
 }
 
+/// Files of TLS towards servers, for a checker.
+#[derive(Debug)]
+enum ServerFiles {
+    /// These, before the settings by which they are used.
+    These(Rc<OwnedFd>),
+    /// None any more, after the settings that say so.
+    Gone,
+}
+
 /// News of servers that the channel had no room for. At most one of each kind for each server.
 #[derive(Debug, Default)]
 pub(crate) struct News {
     /// Other files of TLS towards servers.
-    tls: Option<Rc<OwnedFd>>,
+    tls: Option<ServerFiles>,
     /// Servers that fail in traffic.
     suspects: BTreeSet<i32>,
     /// Servers that have another address in use, and its position.
@@ -116,10 +125,21 @@ impl PortKind for CheckerKind {
     }
 
     fn send_before_settings(queued: &mut News, peer: &Peer<ToChecker, FromChecker>) -> bool {
-        queued.tls.take_if(|files| {
-            peer.send(&ToChecker::ServerTls, Some(files.as_fd())) != Some(Sent::Full)
-        });
-        queued.tls.is_none()
+        if let Some(ServerFiles::These(files)) = &queued.tls {
+            if peer.send(&ToChecker::ServerTls, Some(files.as_fd())) == Some(Sent::Full) {
+                return false;
+            }
+            queued.tls = None;
+        }
+        true
+    }
+
+    fn send_after_settings(queued: &mut News, peer: &Peer<ToChecker, FromChecker>) {
+        if let Some(ServerFiles::Gone) = queued.tls
+            && peer.send(&ToChecker::NoServerTls, None) != Some(Sent::Full)
+        {
+            queued.tls = None;
+        }
     }
 
     fn send(queued: &mut News, peer: &Peer<ToChecker, FromChecker>) {
@@ -154,11 +174,12 @@ impl Checker {
         }
     }
 
-    /// Queues other files of TLS towards servers, also for the next checker.
-    pub(crate) fn renew_server_tls(&mut self, files: Rc<OwnedFd>) {
-        self.port_mut().tls = Some(files.clone());
+    /// Queues other files of TLS towards servers, or that there are none. The next checker is told
+    /// too.
+    pub(crate) fn renew_server_tls(&mut self, files: Option<Rc<OwnedFd>>) {
+        self.port_mut().tls = files.clone();
         if let Some(queued) = self.queued_mut() {
-            queued.tls = Some(files);
+            queued.tls = Some(files.map_or(ServerFiles::Gone, ServerFiles::These));
         }
     }
 

@@ -100,6 +100,9 @@ pub(crate) trait PortKind: Debug + Sized {
         true
     }
 
+    /// Sends what the process must not have before the newest settings.
+    fn send_after_settings(_: &mut Self::Queued, _: &Peer<Self::To, Self::From>) {}
+
     /// Sends the rest of that, as far as the channel has room.
     fn send(queued: &mut Self::Queued, peer: &Peer<Self::To, Self::From>);
 }

@@ -290,6 +290,9 @@ impl<K: PortKind> Slot<K> {
         if process.settings_due && may_send {
             process.settings_due = full(Order::Settings, Some(context.encoded.as_fd()));
         }
+        if !process.settings_due {
+            K::send_after_settings(&mut process.queued, &process.peer);
+        }
         process.accept_due = process.accept_due.filter(|order| full(Order::Accept(*order), None));
         K::send(&mut process.queued, &process.peer);
         if process.stop_due && !K::is_due(&process.queued) {

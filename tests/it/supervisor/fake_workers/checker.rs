@@ -48,7 +48,8 @@ pub fn entry(start: CheckerStart) -> i32 {
                     | ToChecker::Pause
                     | ToChecker::Suspect { .. }
                     | ToChecker::Address { .. }
-                    | ToChecker::ServerTls,
+                    | ToChecker::ServerTls
+                    | ToChecker::NoServerTls,
                     _,
                 )
                 | Received::Empty,

@@ -254,7 +254,10 @@ impl Worker<'_> {
                     let page = self.page.clone();
                     self.send(&FromWorker::Report(page.unwrap_or_else(|| empty(serial))));
                 }
-                ToWorker::Tls | ToWorker::TicketSecret | ToWorker::ServerTls => self.log("keys"),
+                ToWorker::Tls
+                | ToWorker::TicketSecret
+                | ToWorker::ServerTls
+                | ToWorker::NoServerTls => self.log("keys"),
                 ToWorker::Settings => {
                     let Settings { generation, blacklist, .. } = read_settings(descriptor.unwrap());
                     self.log(&format!("settings {generation} {blacklist}"));

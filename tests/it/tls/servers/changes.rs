@@ -6,9 +6,11 @@ use std::net::Ipv4Addr;
 use rustix::process::Signal;
 
 use super::pen;
+use crate::checks::checker;
 use crate::harness::tls::{Authority, write};
 use crate::harness::tls_server::TlsServer;
-use crate::harness::{Backend, Pen, eventually};
+use crate::harness::{Backend, Pen, eventually, needs_root};
+use crate::tls::keys::{holds, prime};
 
 const LOCALHOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
@@ -95,6 +97,48 @@ fn a_new_worker_and_a_new_checker_have_the_files() {
         pen.workers().first().is_some_and(|new| new.pid() != worker.pid())
     });
     assert_eq!(pen.ask(LOCALHOST).as_deref(), Some("one"));
+    pen.tell("check_interval 1");
+    pen.tell("check tls");
+    eventually("the server is checked", || server.seen().len() > 1);
+    let killed = checker(&pen).unwrap();
+    killed.kill();
+    eventually("there is another checker", || {
+        checker(&pen).is_some_and(|new| new.pid() != killed.pid())
+    });
+    let before = server.seen().len();
+    eventually("it checks the server", || server.seen().len() > before + 1);
+    eventually("it is well", || pen.tell("servers").contains(" check up"));
+}
+
+#[test]
+fn the_key_is_forgotten_with_the_last_server_that_speaks_tls() {
+    if !needs_root() {
+        return;
+    }
+    let root = Authority::root("root");
+    let server = TlsServer::named("one", root.issue(&["127.0.0.1"])).asks(&root).start();
+    let builder = pen(&root).workers(1).options(["-O", "check tls", "-O", "check_interval 1"]);
+    let own = root.issue_rsa(&["client"]);
+    let file = write(builder.directory(), "own.pem", format!("{}{}", own.chain, own.key));
+    let pen = builder
+        .options(["-O", &format!("server_tls_cert {}", file.display())])
+        .server(&server.backend)
+        .start();
+    assert_eq!(pen.ask(LOCALHOST).as_deref(), Some("one"));
+    eventually("it is checked", || pen.tell("servers").contains(" check up"));
+    // The library stores the prime with the least significant byte first.
+    let reversed: Vec<u8> = prime(&own.key_der).into_iter().rev().collect();
+    let have = |pen: &Pen| {
+        let all = pen.workers().into_iter().chain(checker(pen));
+        all.filter(|process| holds(process, &reversed)).count()
+    };
+    assert_eq!(have(&pen), 2, "the search finds the key where it is used");
+    pen.tell("server_tls off");
+    eventually("nobody has the key", || have(&pen) == 0);
+    assert!(checker(&pen).is_some());
+    pen.tell("server_tls on");
+    eventually("the server is asked for again", || pen.ask(LOCALHOST).as_deref() == Some("one"));
+    assert!(server.seen().last().unwrap().certified);
 }
 
 #[test]

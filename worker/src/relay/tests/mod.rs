@@ -315,6 +315,11 @@ impl Deaf {
 
     /// Sends its clients away, and accepts the next one.
     fn hear(self) -> TcpStream {
+        self.open().1
+    }
+
+    /// The same; it goes on to listen.
+    fn open(self) -> (TcpListener, TcpStream) {
         let own: Vec<Option<SocketAddr>> = self.clients.iter().map(name_of).collect();
         drop(self.clients);
         let listener = TcpListener::from(self.listener);
@@ -323,7 +328,7 @@ impl Deaf {
             let (stream, from) = listener.accept().unwrap();
             if !own.contains(&Some(from)) {
                 stream.set_nonblocking(false).unwrap();
-                return patient(stream);
+                return (listener, patient(stream));
             }
         }
     }

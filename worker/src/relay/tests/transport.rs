@@ -42,6 +42,30 @@ fn a_server_that_no_longer_speaks_tls_gets_tls() {
 }
 
 #[test]
+fn without_the_files_a_server_that_no_longer_speaks_tls_is_dialled_again() {
+    let deaf = Deaf::new();
+    let mut settings = settings([deaf.definition()]);
+    settings.server_tls.verify = false;
+    settings.servers[0].as_mut().unwrap().transport = ServerTransport::Tls;
+    let mut rig = Rig::start_with(1, settings, |start| start.server_tls = Some(unverified()));
+    let mut client = rig.client();
+    client.write_all(b"request").unwrap();
+    rig.report_until(|report| report.iter().any(|connection| connection.upfd >= 0));
+    rig.apply(|settings| {
+        settings.servers[0].as_mut().unwrap().transport = ServerTransport::Plain;
+    });
+    rig.send(&ToWorker::NoServerTls, None);
+    // Its answer proves that the order before it was carried out.
+    rig.report();
+    let (listener, mut first) = deaf.open();
+    assert_eq!(end_of(&mut first).0, b"", "it was dialled for TLS");
+    wait_readable(&listener);
+    let mut second = patient(listener.accept().unwrap().0);
+    second.set_nonblocking(false).unwrap();
+    assert_eq!(read(&mut second, 7), b"request");
+}
+
+#[test]
 fn a_server_that_is_removed_or_replaced_gets_nothing() {
     let other = Backend::new();
     let replaced = other.definition().map(|server| Server { epoch: 1, ..server });

@@ -178,18 +178,17 @@ impl Relay<'_> {
     /// reported.
     pub(in crate::relay) fn connect_failed(&mut self, slot: u32, failure: ConnectFailure) {
         let since_then = self.connections[slot].since_then;
+        let target = self.connections[slot].target;
+        if let (Some(target), ServerSince::Rerouted) = (target, since_then) {
+            // Where it is now has not been tried.
+            return self.dial_again(slot, target);
+        }
         self.end_connect(slot);
         let connection = &mut self.connections[slot];
         connection.up = Endpoint::default();
         connection.state = ConnectionState::Connecting;
-        let target = match (connection.target, since_then) {
-            (Some(target), ServerSince::Same) => target,
-            // Where it is now has not been tried.
-            (Some(target), ServerSince::Rerouted) => {
-                connection.since_then = ServerSince::Same;
-                self.begin_route(slot, target);
-                return self.try_later(slot);
-            }
+        let target = match (target, since_then) {
+            (Some(target), ServerSince::Same | ServerSince::Rerouted) => target,
             (Some(_), ServerSince::Replaced) | (None, _) => return self.fail_over(slot),
         };
         match failure {
@@ -209,6 +208,17 @@ impl Relay<'_> {
                 self.on_fault(slot, target, fault.unwrap_or(Fault::Server), errno);
             }
         }
+    }
+
+    /// Gives up a connection to a server, and makes another one to the same server.
+    pub(in crate::relay) fn dial_again(&mut self, slot: u32, target: Target) {
+        self.end_connect(slot);
+        let connection = &mut self.connections[slot];
+        connection.up = Endpoint::default();
+        connection.state = ConnectionState::Connecting;
+        connection.since_then = ServerSince::Same;
+        self.begin_route(slot, target);
+        self.try_later(slot);
     }
 
     /// A connect is no longer under way.

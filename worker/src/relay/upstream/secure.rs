@@ -39,6 +39,8 @@ impl Relay<'_> {
         let row = self.row(target);
         let session = match &mut self.server_tls {
             Some(tls) => tls.session(row, || self.settings.tls_name(target)),
+            // TLS was switched off meanwhile. This is no fault of the server.
+            None if !self.settings.speaks_tls(target) => return self.dial_again(slot, target),
             None => Err(TlsFault::NoFiles),
         };
         match session {
