@@ -1,6 +1,7 @@
 //! Servers that speak TLS, and note what each connection was.
 
 use std::io::{self, ErrorKind, Read, Write};
+use std::net::Shutdown;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -42,6 +43,8 @@ pub enum Manner {
     Greets(String),
     /// Waits for this text, and answers with the other one; again and again.
     Answers(&'static str, &'static str),
+    /// Sends its name in a line, ends TCP without close_notify, and reads until the end.
+    Cuts(String),
     /// Ends its direction together with its last message of the handshake, and reads until the end.
     EndsAtOnce,
 }
@@ -80,6 +83,13 @@ impl TlsServer {
         self
     }
 
+    /// Says its name and ends without close_notify, as if somebody had cut the connection.
+    pub fn cuts(mut self) -> TlsServer {
+        let (Manner::Greets(name) | Manner::Cuts(name)) = self.manner else { return self };
+        self.manner = Manner::Cuts(name);
+        self
+    }
+
     /// Speaks only these versions.
     pub fn speaks(mut self, versions: &'static [&'static SupportedProtocolVersion]) -> TlsServer {
         self.versions = versions;
@@ -96,6 +106,17 @@ impl TlsServer {
     pub fn start(self) -> Secured {
         let (seen, behaviour) = self.behaviour();
         Secured { backend: Backend::with(behaviour), seen }
+    }
+
+    /// Runs at two ports, where each resumes the sessions of the other. Both note what they have
+    /// seen together.
+    pub fn start_two(self) -> [Secured; 2] {
+        let (seen, behaviour) = self.behaviour();
+        let behaviour = Arc::new(behaviour);
+        [seen.clone(), seen].map(|seen| {
+            let behaviour = behaviour.clone();
+            Secured { backend: Backend::with(move |socket| behaviour(socket)), seen }
+        })
     }
 
     /// Runs at a Unix socket.
@@ -147,7 +168,7 @@ fn serve(
     let mut tls = ServerConnection::new(config.clone()).unwrap();
     match manner {
         Manner::EndsAtOnce => end_with_handshake(&mut tls, socket)?,
-        Manner::Greets(_) | Manner::Answers(..) => {
+        Manner::Greets(_) | Manner::Answers(..) | Manner::Cuts(_) => {
             while tls.is_handshaking() {
                 tls.complete_io(&mut socket)?;
             }
@@ -165,8 +186,11 @@ fn serve(
         });
         seen.len() - 1
     };
-    if let Manner::Greets(name) = manner {
+    if let Manner::Greets(name) | Manner::Cuts(name) = manner {
         Stream::new(&mut tls, &mut socket).write_all(format!("{name}\n").as_bytes())?;
+    }
+    if let Manner::Cuts(_) = manner {
+        socket.shutdown(Shutdown::Write)?;
     }
     let (mut buffer, mut answered) = (vec![0; 65536], 0);
     loop {
@@ -182,7 +206,7 @@ fn serve(
             bytes.extend_from_slice(&buffer[..length]);
             match manner {
                 Manner::Greets(_) => buffer[..length].to_vec(),
-                Manner::EndsAtOnce => Vec::new(),
+                Manner::EndsAtOnce | Manner::Cuts(_) => Vec::new(),
                 Manner::Answers(request, answer) => {
                     let new = String::from_utf8_lossy(&bytes[answered..]).into_owned();
                     let count = new.matches(request).count();
@@ -196,6 +220,9 @@ fn serve(
         Stream::new(&mut tls, &mut socket).write_all(&answer)?;
     }
     seen.lock().unwrap()[place].ended = true;
+    if let Manner::Cuts(_) = manner {
+        return Ok(());
+    }
     tls.send_close_notify();
     tls.complete_io(&mut socket).map(drop)
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::{failures, pen};
 use crate::harness::tls::{Authority, ONLY_12, ONLY_13, write};
 use crate::harness::tls_server::TlsServer;
-use crate::harness::{Backend, Builder, Gate, Pen, eventually};
+use crate::harness::{Backend, Builder, Client, Gate, Pen, eventually};
 
 const LOCALHOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
@@ -34,12 +34,70 @@ fn later_connections_resume_the_session_in_both_versions() {
             let status: Value = serde_json::from_str(&pen.tell("status json")).unwrap();
             names.map(|name| status["server_tls_handshakes"][name].as_u64().unwrap()) == [1, 3]
         });
-        // Under another name nothing is resumed, and with another server neither.
-        pen.tell("server_tls_verify off");
-        pen.tell("server_tls_name a.example");
-        assert_eq!(pen.ask(LOCALHOST).as_deref(), Some("one"));
-        assert!(!server.seen()[4].resumed);
     }
+}
+
+#[test]
+fn nothing_is_resumed_under_another_name_or_at_another_address() {
+    let root = Authority::root("root");
+    for versions in [ONLY_12, ONLY_13] {
+        let identity = root.issue(&["127.0.0.1", "a.example"]);
+        let [one, other] = TlsServer::named("one", identity).speaks(versions).start_two();
+        let pen = pen(&root).workers(1).server(&one.backend).start();
+        let are_resumed = || {
+            let before = one.seen().len();
+            for _ in 0..2 {
+                assert_eq!(pen.ask(LOCALHOST).as_deref(), Some("one"));
+            }
+            let seen = one.seen();
+            [before, before + 1].map(|place| seen[place].resumed)
+        };
+        assert_eq!(are_resumed(), [false, true]);
+        assert_eq!(are_resumed(), [true, true]);
+        // Each of these would resume the sessions from before, and pen has read no file since.
+        pen.tell("server_tls_name a.example");
+        assert_eq!(are_resumed(), [false, true]);
+        let (ip, port) = (other.backend.address().ip(), other.backend.address().port());
+        pen.tell(&format!("server 0 address {ip} port {port}"));
+        assert_eq!(are_resumed(), [false, true]);
+        assert_eq!(other.backend.accepted(), 2);
+    }
+}
+
+/// So many connections to a server that never ends its handshake, and so much of it.
+const UNFINISHED: usize = 400;
+const PART: usize = 60_000;
+
+/// So many of them have 16 MiB.
+const MOST_LEFT: i64 = (16 << 20) / PART as i64;
+
+#[test]
+fn a_server_that_never_ends_its_messages_gets_little_memory() {
+    let root = Authority::root("root");
+    let good = TlsServer::named("good", root.issue(&["127.0.0.1"])).start();
+    let hostile = Backend::with(|mut socket| {
+        // The beginning of the hello of a server (RFC 8446, 4.1.3), in records.
+        let mut message = vec![2, 0, 0xff, 0xf0];
+        message.resize(PART, 0);
+        for part in message.chunks(16_000) {
+            let header = [22, 3, 3, (part.len() >> 8) as u8, part.len() as u8];
+            socket.write_all(&[&header[..], part].concat())?;
+        }
+        socket.read_to_end(&mut Vec::new()).map(drop)
+    });
+    let settings = ["-O", "timeout 600", "-O", "pending_max 1000", "-x", "1000"];
+    let builder = pen(&root).workers(1).options(settings);
+    let pen = builder.servers([&hostile, &good.backend]).start();
+    pen.tell("server 1 state maint");
+    let clients: Vec<Client> = (0..UNFINISHED).map(|_| pen.connect(LOCALHOST)).collect();
+    eventually("all have been with the server", || hostile.accepted() == UNFINISHED);
+    pen.hears("or whose server had sent most without an end");
+    eventually("only so many are left", || pen.report().in_use() <= MOST_LEFT);
+    pen.tell("server 1 state ready");
+    pen.tell("server 0 state maint");
+    assert_eq!(pen.ask(LOCALHOST).as_deref(), Some("good"));
+    clients.into_iter().for_each(Client::reset);
+    pen.settle();
 }
 
 #[test]

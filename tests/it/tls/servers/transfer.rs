@@ -1,13 +1,14 @@
 //! What travels within TLS.
 
-use std::net::Ipv4Addr;
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, Shutdown};
 use std::thread;
 
 use super::pen;
 use crate::harness::numbers::Bytes;
 use crate::harness::tls::{Authority, ONLY_12, ONLY_13, write};
-use crate::harness::tls_server::TlsServer;
-use crate::harness::{Builder, eventually};
+use crate::harness::tls_server::{Secured, TlsServer};
+use crate::harness::{Builder, Pen, eventually};
 
 const LOCALHOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
@@ -38,10 +39,7 @@ fn ten_megabytes_go_both_ways_and_each_end_is_passed_on() {
 fn a_client_with_tls_reaches_a_server_with_tls() {
     let root = Authority::root("root");
     let server = TlsServer::named("one", root.issue(&["127.0.0.1"])).start();
-    let builder = pen(&root);
-    let own = root.issue(&["localhost"]);
-    let path = write(builder.directory(), "cert.pem", format!("{}{}", own.chain, own.key));
-    let pen = builder.options(["-E".as_ref(), path.as_os_str()]).server(&server.backend).start();
+    let pen = both(&root, &server);
     for _ in 0..3 {
         let answer = root.client().ask(pen.address(), "localhost");
         assert!(answer.is_some(), "{}", pen.said());
@@ -150,12 +148,50 @@ fn a_flood_of_requests_arrives_whole_with_the_lines_of_forwarding() {
 #[test]
 fn a_server_that_ends_without_close_notify_has_ended() {
     let root = Authority::root("root");
-    let server = TlsServer::named("one", root.issue(&["127.0.0.1"])).start();
+    let server = TlsServer::named("one", root.issue(&["127.0.0.1"])).cuts().start();
     let pen = pen(&root).server(&server.backend).start();
-    let (client, name) = pen.hold(LOCALHOST).unwrap();
-    assert_eq!(name, "one");
-    server.backend.die();
-    let _ = client.read_to_end();
+    let client = pen.connect(LOCALHOST);
+    assert_eq!(client.read_to_end().expect("an orderly end"), b"one\n");
     client.finish();
+    eventually("the client's end goes on to the server", || server.seen()[0].ended);
     eventually("nothing is left", || pen.report().in_use() == 0);
+}
+
+/// A pen with TLS at both ends.
+fn both(root: &Authority, server: &Secured) -> Pen {
+    let builder = pen(root);
+    let own = root.issue(&["localhost"]);
+    let path = write(builder.directory(), "cert.pem", format!("{}{}", own.chain, own.key));
+    builder.options(["-E".as_ref(), path.as_os_str()]).server(&server.backend).start()
+}
+
+#[test]
+fn an_answer_that_was_cut_is_cut_for_a_client_with_tls_too() {
+    let root = Authority::root("root");
+    for versions in [ONLY_12, ONLY_13] {
+        let server = TlsServer::named("one", root.issue(&["127.0.0.1"])).speaks(versions);
+        let server = server.cuts().start();
+        let pen = both(&root, &server);
+        let mut client = root.client().connect(pen.address(), "localhost").unwrap();
+        assert_eq!(client.line().unwrap(), "one");
+        let end = client.read_to_end().expect_err("nobody has said that this is all");
+        assert_eq!(end.kind(), ErrorKind::UnexpectedEof);
+        client.finish();
+        eventually("the client's end goes on to the server", || server.seen()[0].ended);
+        eventually("nothing is left", || pen.report().in_use() == 0);
+    }
+}
+
+#[test]
+fn a_request_that_was_cut_is_cut_for_the_server_too() {
+    let root = Authority::root("root");
+    let server = TlsServer::named("one", root.issue(&["127.0.0.1"])).start();
+    let pen = both(&root, &server);
+    let mut client = root.client().connect(pen.address(), "localhost").unwrap();
+    assert_eq!(client.line().unwrap(), "one");
+    client.send("the first half");
+    eventually("it has come", || server.seen()[0].bytes == b"the first half");
+    client.socket.shutdown(Shutdown::Write).unwrap();
+    eventually("nothing is left", || pen.report().in_use() == 0 && server.backend.open() == 0);
+    assert!(!server.seen()[0].ended);
 }
