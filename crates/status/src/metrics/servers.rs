@@ -161,7 +161,8 @@ pub(super) const FAMILIES: &[Family] = &[
     Family::written(
         Kind::Histogram,
         "pen_server_connect_seconds",
-        "How long connects to a server took that succeeded, in seconds.",
+        "How long connects to a server took that succeeded, with the TLS handshake if there is \
+         one, in seconds.",
         LABELS,
         |state, text| histograms(state, text, &CONNECT_LES, |server| &server.connect),
     ),

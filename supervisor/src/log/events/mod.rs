@@ -100,8 +100,8 @@ pub(crate) fn line(event: &Event, settings: &Settings) -> Option<String> {
             let kept = kept >> 20;
             format!(
                 "{clients} clients were closed whose TLS records or HTTP headers had been \
-                 unfinished for longest: all such together took too much memory in a worker, which \
-                 keeps {kept} MiB of them"
+                 unfinished for longest, or whose server had sent most without an end: all such \
+                 together took too much memory in a worker, which keeps {kept} MiB of them"
             )
         }
         Event::BeyondLimit { client, length, limit, others } => {

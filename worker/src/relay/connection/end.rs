@@ -44,7 +44,7 @@ pub enum ConnectionEnd {
     ServerDown,
     /// It was silent at a server with more than its share (`rebalance`).
     Rebalanced,
-    /// Unfinished data of clients took too much memory.
+    /// Unfinished data of clients and servers took too much memory.
     Crowded,
     /// This machine ran short of descriptors or memory.
     Shortage,
