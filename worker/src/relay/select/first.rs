@@ -37,18 +37,18 @@ pub(super) fn first(
     // In slow start, a server is passed over as often as it lacks of its share.
     let slowly = |id: ServerId| {
         judge(id)?;
-        match slow_start::passes(settings, farm, id, word) {
-            Ok(()) => Ok(()),
-            Err(refusal) => {
-                note.borrow_mut()(id, refusal);
-                Err(refusal)
-            }
+        let share = slow_start::share(settings, farm, id.0.into());
+        if slow_start::passes(share, id, word) {
+            return Ok(());
         }
+        let refusal = SelectionRefusal::SlowStart(share);
+        note.borrow_mut()(id, refusal);
+        Err(refusal)
     };
     let mut note_other = |id, refusal| note.borrow_mut()(id, refusal);
     let mut by_method = |judge: &dyn Fn(ServerId) -> Result<(), SelectionRefusal>| {
         let choices = &mut *farm.choices().borrow_mut();
-        choices.first(settings, farm, position, &mut |id| judge(id), &mut note_other)
+        choices.first(settings, farm, position, word, &mut |id| judge(id), &mut note_other)
     };
     match modes.method() {
         Method::Weight | Method::Leastconn | Method::P2c | Method::Maglev => by_method(&judge),

@@ -8,7 +8,6 @@ use pen_config::maglev::mixed;
 use pen_config::settings::Settings;
 use pen_config::shares::slow_share;
 
-use crate::relay::select::SelectionRefusal;
 use crate::relay::select::farm::Farm;
 
 pub use pen_config::shares::WHOLE;
@@ -21,18 +20,9 @@ pub fn share(settings: &Settings, farm: &impl Farm, row: u32) -> u32 {
     }
 }
 
-/// Whether a server in slow start gets this client. `word` is a random word of the client.
-///
-/// # Errors
-/// It is passed over this time.
-pub fn passes(
-    settings: &Settings,
-    farm: &impl Farm,
-    id: ServerId,
-    word: u64,
-) -> Result<(), SelectionRefusal> {
-    let share = share(settings, farm, id.0.into());
+/// Whether a server that has this share, in thousandths, gets a client. `word`: a random word of
+/// the client.
+pub fn passes(share: u32, id: ServerId, word: u64) -> bool {
     // Another chance for each server.
-    let passes = share == WHOLE || mixed(word ^ u64::from(id.0)) % u64::from(WHOLE) < share.into();
-    if passes { Ok(()) } else { Err(SelectionRefusal::SlowStart(share)) }
+    share == WHOLE || mixed(word ^ u64::from(id.0)) % u64::from(WHOLE) < share.into()
 }

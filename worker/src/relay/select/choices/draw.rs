@@ -57,13 +57,14 @@ impl Draw {
         if let [only] = self.servers[..] {
             return Some(only).filter(|id| judge(*id).is_ok());
         }
-        let mut found = self.drawn_two(settings, farm, random, judge);
+        let chance = random();
+        let mut found = self.drawn_two(settings, farm, chance, random, judge);
         if found.first.is_none() {
             found = self.any_two(settings, farm, random(), judge);
         }
         match (found.first, found.second) {
             (Some(one), Some(other)) => Some(self.lesser(settings, farm, one, other)),
-            (one, _) => self.servers.get(one?).copied(),
+            (one, _) => self.servers.get(one?.0).copied(),
         }
     }
 
@@ -73,32 +74,38 @@ impl Draw {
     }
 
     /// Two servers that can be used, as far as draws find them. A server in slow start is left out
-    /// of as many draws as it lacks of its share; but it is better than none.
+    /// of as many choices as it lacks of its share; but it is better than none. `chance`: the
+    /// random word of this choice.
     fn drawn_two(
         &self,
         settings: &Settings,
         farm: &impl Farm,
+        chance: u64,
         random: &mut impl FnMut() -> u64,
         judge: &mut impl FnMut(ServerId) -> Result<(), SelectionRefusal>,
     ) -> Two {
         let (mut two, mut left_out, mut slow_draws) = (Two::default(), Two::default(), 0);
         for _ in 0..DRAWS.min(DRAWS_EACH * self.servers.len()) {
             let word = random();
-            let Some((place, id)) = self.drawn(word, two.first) else { break };
+            let Some((place, id)) = self.drawn(word, two.first.map(|(place, _)| place)) else {
+                break;
+            };
             if judge(id).is_err() {
                 continue;
             }
-            if passes(settings, farm, id, word).is_ok() {
-                two.add(place);
+            if passes(share(settings, farm, id.0.into()), id, chance) {
+                two.add(place, Admission::Whole);
             } else {
-                left_out.add(place);
+                left_out.add(place, Admission::WithLoad);
                 slow_draws += 1;
             }
             if two.second.is_some() || slow_draws == SLOW_DRAWS {
                 break;
             }
         }
-        [left_out.first, left_out.second].into_iter().flatten().for_each(|place| two.add(place));
+        for (place, admission) in [left_out.first, left_out.second].into_iter().flatten() {
+            two.add(place, admission);
+        }
         two
     }
 
@@ -127,7 +134,8 @@ impl Draw {
                 earliest[1] = Some((arrival, place));
             }
         }
-        let [first, second] = earliest.map(|found| found.map(|(_, place)| place));
+        let [first, second] =
+            earliest.map(|found| found.map(|(_, place)| (place, Admission::Whole)));
         Two { first, second }
     }
 
@@ -157,33 +165,55 @@ impl Draw {
 
     /// The one with fewer connections for its weight, of which a server in slow start has its share
     /// only. Of equals it is the first, which was drawn by weight alone.
-    fn lesser(&self, settings: &Settings, farm: &impl Farm, one: usize, other: usize) -> ServerId {
-        let ids = [one, other].map(|place| self.servers[place]);
+    fn lesser(
+        &self,
+        settings: &Settings,
+        farm: &impl Farm,
+        one: (usize, Admission),
+        other: (usize, Admission),
+    ) -> ServerId {
+        let ids = [one, other].map(|(place, _)| self.servers[place]);
         self.compared.set(Some((ids[0], ids[1])));
         let connections = ids.map(|id| u128::from(farm.connections(id.0.into())));
-        let weight = |place: usize| {
+        let weight = |(place, _): (usize, Admission)| {
             let share = share(settings, farm, self.servers[place].0.into());
             u128::from(self.weight(place)) * u128::from(share)
         };
-        match connections[1] * weight(one) < connections[0] * weight(other) {
-            true => ids[1],
-            false => ids[0],
+        let is_without_load =
+            |n: usize, admission| connections[n] == 0 && admission == Admission::WithLoad;
+        match (is_without_load(0, one.1), is_without_load(1, other.1)) {
+            (true, false) => ids[1],
+            (false, true) => ids[0],
+            (false, false) | (true, true) => {
+                let is_less = connections[1] * weight(one) < connections[0] * weight(other);
+                ids[usize::from(is_less)]
+            }
         }
     }
+}
+
+/// Whether slow start lets a choice have a server.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Admission {
+    /// Yes.
+    Whole,
+    /// Only if it has connections: they are compared by its share. An idle server has no load, and
+    /// would get every client.
+    WithLoad,
 }
 
 /// The places of two different servers, as far as they are found.
 #[derive(Clone, Copy, Debug, Default)]
 struct Two {
-    first: Option<usize>,
-    second: Option<usize>,
+    first: Option<(usize, Admission)>,
+    second: Option<(usize, Admission)>,
 }
 
 impl Two {
-    fn add(&mut self, place: usize) {
+    fn add(&mut self, place: usize, admission: Admission) {
         match (self.first, self.second) {
-            (None, _) => self.first = Some(place),
-            (Some(first), None) if first != place => self.second = Some(place),
+            (None, _) => self.first = Some((place, admission)),
+            (Some((first, _)), None) if first != place => self.second = Some((place, admission)),
             (Some(_), _) => {}
         }
     }

@@ -10,6 +10,10 @@
 //! another worker took is never missed. One that another worker gave back, and a server that can be
 //! used again, are noticed when all servers are read again: at each choice with up to [`FEW`]
 //! servers, otherwise after [`PERIOD`] milliseconds.
+//!
+//! In slow start, the load counts with the part of the weight that the server has. Without
+//! connections there is no load, so such a server is passed over as often as it lacks of its share.
+//! Otherwise one that stays idle between short connections would have its whole share.
 
 use pen_config::ids::ServerId;
 use pen_config::settings::{Method, Server, Settings};
@@ -19,7 +23,7 @@ use crate::relay::select::choices::turns::{Turns, next_turn};
 use crate::relay::select::choices::{FEW, PERIOD};
 use crate::relay::select::farm::Farm;
 use crate::relay::select::judge::open_to_strangers;
-use crate::relay::select::slow_start::{WHOLE, share};
+use crate::relay::select::slow_start::{WHOLE, passes, share};
 
 /// After so many changes since the last choice, all servers are read instead.
 const MOST_CHANGES: usize = 64;
@@ -96,8 +100,6 @@ impl Node {
 #[derive(Debug)]
 pub struct Loads {
     measure: Measure,
-    /// Whether parts of weights count.
-    is_slow: bool,
     /// By server number.
     leaves: Vec<Leaf>,
     /// Node n has the children 2n and 2n + 1; the root is node 1, and the leaves begin in the
@@ -118,7 +120,6 @@ impl Loads {
         let leaf = |weight| Leaf { connections: 0, weight, share: WHOLE, is_out: true };
         Loads {
             measure,
-            is_slow: settings.slow_start > 0,
             leaves: settings.servers.iter().take(count).map(weight).map(leaf).collect(),
             nodes: vec![Node::NONE; 2 * count.next_power_of_two()],
             changed: Vec::new(),
@@ -138,11 +139,12 @@ impl Loads {
 
     /// The server with the least load of those that `judge` accepts; among several, the one whose
     /// turn it is. `judge` notes why it refuses one; `note` is called for those that no stranger
-    /// can use.
+    /// can use, and for those that slow start passes over. `word`: a random word of the client.
     pub fn least(
         &mut self,
         settings: &Settings,
         farm: &impl Farm,
+        word: u64,
         judge: &mut impl FnMut(ServerId) -> Result<(), SelectionRefusal>,
         note: &mut impl FnMut(ServerId, SelectionRefusal),
     ) -> Option<ServerId> {
@@ -150,6 +152,8 @@ impl Loads {
         let mut turn = None;
         // Those that only this client cannot use.
         let mut refused = Vec::new();
+        // The first one that slow start passed over: it is used if there is no other.
+        let mut passed = None;
         // Other workers may change a count again and again meanwhile.
         let mut corrections = 0;
         let found = loop {
@@ -163,7 +167,16 @@ impl Loads {
                 continue;
             }
             match judge(ServerId(id)) {
-                Ok(()) => break Some(ServerId(id)),
+                Ok(()) if connections > 0 => break Some(ServerId(id)),
+                Ok(()) => {
+                    let share = self.leaves[usize::from(id)].share;
+                    if passes(share, ServerId(id), word) {
+                        break Some(ServerId(id));
+                    }
+                    note(ServerId(id), SelectionRefusal::SlowStart(share));
+                    passed.get_or_insert(ServerId(id));
+                    refused.push(id);
+                }
                 Err(SelectionRefusal::Acl(_)) => refused.push(id),
                 Err(_) => {}
             }
@@ -173,7 +186,7 @@ impl Loads {
             let connections = self.leaves[usize::from(id)].connections;
             self.set(id.into(), connections, false);
         }
-        found
+        found.or(passed)
     }
 
     /// The server whose turn it is among those with the least load.
@@ -265,7 +278,7 @@ impl Loads {
             true => Node::NONE,
             false => Node {
                 load: self.measure.load(connections, weight, share),
-                weight: u64::from(weight) * u64::from(if self.is_slow { share } else { 1 }),
+                weight: u64::from(weight),
                 count: 1,
             },
         };

@@ -121,11 +121,13 @@ impl Choices {
     /// The server of the method in force; `None` if there is no server that `judge` accepts, or if
     /// the method is one of those that need nothing. `judge` notes why it refuses a server; `note`
     /// is called for servers that are refused without it. `position`: the client's, with maglev.
+    /// `word`: a random word, in slow start.
     pub(in crate::relay::select) fn first(
         &mut self,
         settings: &Settings,
         farm: &impl Farm,
         position: u32,
+        word: u64,
         judge: &mut impl FnMut(ServerId) -> Result<(), SelectionRefusal>,
         note: &mut impl FnMut(ServerId, SelectionRefusal),
     ) -> Option<ServerId> {
@@ -134,7 +136,7 @@ impl Choices {
             OfMethod::Positions(positions) => {
                 positions.first(settings, farm, position, &mut |id| judge(id).is_ok(), note)
             }
-            OfMethod::Loads(loads) => loads.least(settings, farm, judge, note),
+            OfMethod::Loads(loads) => loads.least(settings, farm, word, judge, note),
             OfMethod::Draw(draw) => {
                 draw.choose(settings, farm, &mut || next(&mut self.random), judge)
             }

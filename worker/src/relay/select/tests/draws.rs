@@ -109,7 +109,8 @@ fn the_few_that_are_left_have_their_shares() {
     renewed(&settings, &farm);
     let mut had = [0u32; 200];
     (0..10_000).for_each(|_| had[first_of(&settings, &farm).unwrap()] += 1);
-    for (number, expected) in [(10, 2000u32), (150, 6000), (199, 2000)] {
-        assert!(had[number].abs_diff(expected) < 300, "{number}: {}", had[number]);
+    // Five of a hundred choices draw one of them, mostly the last one, and have no second.
+    for (number, expected) in [(10, 1930u32), (150, 5780), (199, 2290)] {
+        assert!(had[number].abs_diff(expected) < 250, "{number}: {}", had[number]);
     }
 }

@@ -70,6 +70,31 @@ fn connections_are_shared_by_the_weights_of_the_moment() {
     }
 }
 
+/// With short connections one after the other, the server that came back is nearly always idle when
+/// the other still has the last client. An idle server has no load that could be compared.
+#[test]
+fn an_idle_server_has_no_more_than_its_part_of_the_new_clients() {
+    for selection in [WEIGHT, LEASTCONN, P2C] {
+        let mut settings = weighted(&[1, 1], selection);
+        settings.slow_start = 10;
+        for (now, most) in [(1000, 100), (6000, 550)] {
+            let mut farm =
+                Model { returned: vec![1000], connections: vec![0, 0], ..Model::default() };
+            farm.now.set(now);
+            renewed(&settings, &farm);
+            let mut had = 0;
+            for _ in 0..1000 {
+                let chosen = first_of(&settings, &farm).unwrap();
+                farm.connections = vec![0, 0];
+                farm.connections[chosen] = 1;
+                had += usize::from(chosen == 0);
+            }
+            let range = most / 3..most + most / 2;
+            assert!(range.contains(&had), "{selection:?}: {had} of 1000, not up to {most}");
+        }
+    }
+}
+
 /// Of two servers under p2c, both are compared for each client, whichever begins slowly.
 #[test]
 fn one_of_two_under_p2c_has_what_its_weight_of_the_moment_says() {
