@@ -115,8 +115,8 @@ impl<'t> WorkerTable<'t> {
         numbers::anyone_waits(self.view)
     }
 
-    /// Locks the shard of a client until the result is dropped. It waits at most a few
-    /// milliseconds, and not at all while the lock is known to be stuck.
+    /// Locks the shard of a client until the result is dropped. It waits at most 0.1 s, and not at
+    /// all while the lock is known to be stuck.
     ///
     /// # Errors
     /// The lock's holder does not release it (it is stopped, or was killed and not yet reclaimed).
