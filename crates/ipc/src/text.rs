@@ -34,6 +34,12 @@ fn lower_first(text: &str) -> String {
     }
 }
 
+/// A number with its noun.
+pub fn plural(count: impl Into<u64>, noun: &str) -> String {
+    let count = count.into();
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
 /// `2026-11-24 04:10:21`, in the zone of the argument.
 pub fn date_time(time: OffsetDateTime) -> String {
     let (date, clock) = (time.date(), time.time());

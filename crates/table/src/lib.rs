@@ -77,5 +77,5 @@ pub use crate::table::foreign::{
     CountsDescription, ForeignTable, StatisticsDescription, WordsDescription,
 };
 pub use crate::table::{Table, TableKind};
-pub use crate::worker_nets::{Exceeded, NetArrival, NetLimits, NetUse, Rate, Telling};
+pub use crate::worker_nets::{Exceeded, NetArrival, NetLimits, NetUse, Rate, Telling, Unchecked};
 pub use crate::worker_table::{Locked, WorkerTable};

@@ -46,8 +46,17 @@ pub enum NetArrival {
     Within,
     /// It is beyond a limit, and not counted as open.
     Beyond(Exceeded, Telling),
-    /// It could not be checked, because the net is new and there is no slot for it, or no lock.
-    Unchecked,
+    /// The net is not known, and it could not be checked.
+    Unchecked(Unchecked),
+}
+
+/// Why a connection could not be checked.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Unchecked {
+    /// There is no slot for its net: all that were looked at have open connections.
+    NoSlot,
+    /// The lock's owner did not go on.
+    LockStuck,
 }
 
 /// Whether an administrator is told of a net beyond a limit.
@@ -136,7 +145,7 @@ impl<'t> WorkerTable<'t> {
         match self.lock_nets(key) {
             Some(locked) => match locked.enter(key) {
                 Some(found) => locked.judge(number, &found, limits, now),
-                None => NetArrival::Unchecked,
+                None => NetArrival::Unchecked(Unchecked::NoSlot),
             },
             None => self.arrive_unlocked(number, key, limits, now),
         }
@@ -166,7 +175,7 @@ impl<'t> WorkerTable<'t> {
             }
             None => {
                 self.view.release_net(number);
-                NetArrival::Unchecked
+                NetArrival::Unchecked(Unchecked::NoSlot)
             }
         }
     }
@@ -183,12 +192,20 @@ impl<'t> WorkerTable<'t> {
         self.view.want_recounts();
     }
 
-    /// What is counted of a net, with the attempts within `seconds`; changes nothing.
+    /// What an arrival would find counted of a net, with the attempts within `seconds`; changes
+    /// nothing.
     pub fn net_use(&self, key: [u8; 16], seconds: u32, now: u64) -> NetUse {
         let key = self.view.hash_key.of(key);
-        self.look_up(key).map_or(NetUse::default(), |found| NetUse {
-            open: found.open.count(),
-            attempts: found.entry.attempts(now, seconds),
+        self.look_up(key).map_or(NetUse::default(), |found| {
+            // The next one that takes the lock will count the holders.
+            let is_due = self.view.net_shards[found.shard as usize].recount.0.is_due();
+            NetUse {
+                open: match is_due {
+                    true => self.view.holders_of(found.slot),
+                    false => found.open.count(),
+                },
+                attempts: found.entry.attempts(now, seconds),
+            }
         })
     }
 
@@ -233,9 +250,11 @@ impl<'t> WorkerTable<'t> {
         limits: NetLimits,
         now: u64,
     ) -> NetArrival {
-        let Some(found) = self.look_up(key) else { return NetArrival::Unchecked };
+        let Some(found) = self.look_up(key) else {
+            return NetArrival::Unchecked(Unchecked::LockStuck);
+        };
         let recount = &self.view.net_shards[found.shard as usize].recount.0;
-        let mut arrival = NetArrival::Unchecked;
+        let mut arrival = NetArrival::Unchecked(Unchecked::LockStuck);
         let beside = recount.beside(|| {
             let attempts = |rate: Rate| found.entry.attempt_unlocked(now, rate.seconds);
             arrival = judge(&found, limits, attempts, now);
@@ -320,7 +339,8 @@ fn judge(
     match found.entry.raise(found.open.generation(), most) {
         Raised::Counted => NetArrival::Counted,
         Raised::AtLimit => beyond(Exceeded::Connections),
-        Raised::Gone => NetArrival::Unchecked,
+        // Another worker gave the slot to another net, which needs the lock.
+        Raised::Gone => NetArrival::Unchecked(Unchecked::LockStuck),
     }
 }
 

@@ -224,7 +224,7 @@ fn work(table: &Table, worker: u32, seed: u64) {
                 let counted = number.map(|number| worker_table.count_in_net(number, net, now));
                 assert!(counted.is_none_or(|counted| matches!(
                     counted,
-                    NetArrival::Counted | NetArrival::Unchecked
+                    NetArrival::Counted | NetArrival::Unchecked(_)
                 )));
             }
             0 => numbers.extend(worker_table.claim_connection(32)),

@@ -78,6 +78,9 @@ pub(super) fn render(snapshot: Snapshot<'_>, to: &mut dyn Write) -> io::Result<(
     if let Some(refused) = Snapshot::refusals(&snapshot.counters.requests_refused) {
         writeln!(to, "<p>{refused}</p>")?;
     }
+    if let Some(limited) = Snapshot::limited(&snapshot.counters) {
+        writeln!(to, "<p>{limited}</p>")?;
+    }
     writeln!(to, "<p>Sandbox of the workers: {}</p>", snapshot.sandbox)?;
     to.write_all(b"</body>\n</html>\n")
 }
@@ -391,5 +394,20 @@ mod tests {
         let page = rendered(snapshot(&[], 0, &[WorkerId(2)]));
         assert!(page.contains("<td>/run/&lt;&amp;&quot;&gt;.sock</td>"));
         assert!(page.contains("Worker 2 did not answer"));
+    }
+
+    #[test]
+    fn connections_beyond_a_limit_are_told_of_if_there_are_any() {
+        let line = "beyond per_client_max";
+        assert!(!rendered(snapshot(&[], 0, &[])).contains(line));
+        let mut limited = snapshot(&[], 0, &[]);
+        (limited.counters.beyond_max, limited.counters.tarpitted) = (7, 2);
+        assert!(rendered(limited).contains(
+            "<p>7 connections beyond per_client_max, 0 beyond per_client_rate; 2 of them kept \
+             open and silent</p>"
+        ));
+        let mut unchecked = snapshot(&[], 0, &[]);
+        unchecked.counters.limits_unchecked = 3;
+        assert!(rendered(unchecked).contains("; 3 let in unchecked</p>"));
     }
 }

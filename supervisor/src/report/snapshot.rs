@@ -97,6 +97,22 @@ impl<'a> Snapshot<'a> {
         (!all.is_empty()).then(|| format!("Requests refused: {}", all.join(", ")))
     }
 
+    /// The connections beyond a limit per client; none if there were none.
+    pub(super) fn limited(counters: &Counters) -> Option<String> {
+        let (max, rate) = (counters.beyond_max, counters.beyond_rate);
+        let unchecked = match counters.limits_unchecked {
+            0 => String::new(),
+            unchecked => format!("; {unchecked} let in unchecked"),
+        };
+        (max > 0 || rate > 0 || !unchecked.is_empty()).then(|| {
+            format!(
+                "{max} connections beyond per_client_max, {rate} beyond per_client_rate; {} of \
+                 them kept open and silent{unchecked}",
+                counters.tarpitted
+            )
+        })
+    }
+
     /// What workers counted, for a reader.
     pub(super) fn counted(counters: &Counters) -> String {
         let Counters { accepted, unserved, refused, failed_connects, failovers, .. } = counters;
@@ -105,14 +121,7 @@ impl<'a> Snapshot<'a> {
             (0, 0) => String::new(),
             (lines, lost) => format!("\n{lines} lines of the connection log, {lost} lost"),
         };
-        let limited = match (counters.beyond_max, counters.beyond_rate) {
-            (0, 0) => String::new(),
-            (max, rate) => format!(
-                "\n{max} connections beyond per_client_max, {rate} beyond per_client_rate; {} of \
-                 them kept open and silent",
-                counters.tarpitted
-            ),
-        };
+        let limited = Snapshot::limited(counters).map_or(String::new(), |line| format!("\n{line}"));
         format!(
             "Clients since the start: {accepted} accepted, {unserved} unserved, {refused} refused \
              by client_acl\n{failed_connects} connects failed, {failovers} clients passed on to \

@@ -1,5 +1,7 @@
 //! What becomes of connections beyond a limit: a reset, the tarpit, the abuse server.
 
+use std::io::ErrorKind;
+
 use super::{beyond, client, fill, open, overview};
 use crate::harness::tls::{Authority, write};
 use crate::harness::{Backend, Client, Pen, Process, eventually};
@@ -90,11 +92,87 @@ fn the_abuse_server_gets_them_and_they_are_not_counted() {
     eventually("those within the limit are gone", || open(&pen, client(1)) == 0);
     assert_eq!(pen.ask(client(1)).as_deref(), Some("a"));
     abuse.stop();
+    pen.tells("tarpit 0", "0");
     let _held = fill(&pen, client(1), 2);
     assert_eq!(pen.ask(client(1)), None, "there is no abuse server");
     let status = overview(&pen);
     let refused = status["counts"]["refused"].as_array().unwrap();
     assert!(refused.iter().all(|one| one["count"] == 0), "no access list refused: {refused:?}");
+}
+
+/// What `explain` says last of a client.
+fn fate(pen: &Pen, n: u8) -> String {
+    pen.tell(&format!("explain {}", client(n))).lines().last().unwrap().to_owned()
+}
+
+/// Whether a connection ends with a reset, and nothing before it.
+fn is_reset(one: &Client) -> bool {
+    one.read_to_end().is_err_and(|error| error.kind() == ErrorKind::ConnectionReset)
+}
+
+#[test]
+fn what_the_abuse_server_cannot_take_is_reset_or_goes_to_the_tarpit() {
+    let [server, abuse] = [Backend::named("a"), Backend::named("abuse")];
+    let operand = abuse.operand() + ":1";
+    let pen = Pen::builder()
+        .options(["-x", "8", "-B", &operand, "-O", "per_client_max 1", "-O", "abuse_over on"])
+        // Who is beyond a limit does not wait for a server.
+        .options(["-O", "hold 3600"])
+        .control()
+        .server(&server)
+        .start();
+    let _held = fill(&pen, client(1), 1);
+    let (diverted, name) = pen.hold(client(1)).expect("the abuse server has room");
+    assert_eq!(name, "abuse");
+    let said = pen.tell("explain 127.84.0.1");
+    assert!(said.contains("): full (1 of 1)\nbeyond per_client_max: the connection"), "{said}");
+    assert_eq!(fate(&pen, 1), "beyond per_client_max: the connection would be reset");
+    assert!(is_reset(&pen.connect(client(1))));
+    eventually("it is told of", || pen.said().contains("further ones are not passed on to it"));
+    assert!(!pen.said().contains("raise its max"), "{}", pen.said());
+    // The tarpit gets two of eight.
+    pen.tells("tarpit 600", "600");
+    let silent = "beyond per_client_max: the connection would be kept open and silent for 600 s \
+                  (tarpit)";
+    let mut caught = Vec::new();
+    for kept in 1..=2 {
+        assert_eq!(fate(&pen, 1), silent);
+        caught.push(pen.connect(client(1)));
+        eventually("it is kept", || tarpitted(&pen) == kept);
+    }
+    assert_eq!(fate(&pen, 1), "beyond per_client_max: the connection would be reset");
+    assert!(is_reset(&pen.connect(client(1))));
+    drop(diverted);
+    eventually("the abuse server has room", || fate(&pen, 1).contains("the abuse server"));
+    assert_eq!(pen.hold(client(1)).expect("it has room").1, "abuse");
+}
+
+#[test]
+fn an_abuse_server_that_is_gone_leaves_them_to_the_tarpit() {
+    let [server, abuse] = [Backend::named("a"), Backend::named("abuse")];
+    let operand = abuse.operand();
+    let pen = Pen::builder()
+        .options(["-B", &operand, "-O", "per_client_max 1", "-O", "abuse_over on"])
+        .options(["-O", "hold 3600", "-O", "tarpit 600"])
+        .control()
+        .server(&server)
+        .start();
+    let _held = fill(&pen, client(1), 1);
+    abuse.stop();
+    // The first one finds out, and those after it know: both are kept.
+    let first = pen.connect(client(1));
+    eventually("it is kept", || tarpitted(&pen) == 1);
+    let said = pen.tell("explain 127.84.0.1");
+    assert!(said.contains("abuse server") && said.contains(": blacklisted for"), "{said}");
+    assert!(said.contains("would be kept open and silent for 600 s (tarpit)"), "{said}");
+    let second = pen.connect(client(1));
+    eventually("it is kept", || tarpitted(&pen) == 2);
+    assert!(!first.has_news() && !second.has_news());
+    pen.tells("tarpit 0", "0");
+    assert!(is_reset(&first) && is_reset(&second));
+    assert!(is_reset(&pen.connect(client(1))));
+    assert_eq!(overview(&pen)["held"], 0);
+    assert_eq!(overview(&pen)["counts"]["unserved"], 0, "they are limited");
 }
 
 #[test]
@@ -139,7 +217,7 @@ fn a_reset_comes_before_tls() {
     pen.tells("per_client_rate 1 600", "");
     let _first = pen.connect(client(2));
     eventually("it is counted", || {
-        pen.tell("explain 127.84.0.2").contains("1 of 1 connections within 600 s")
+        pen.tell("explain 127.84.0.2").contains("1 of 1 connection within 600 s")
     });
     assert_eq!(pen.connect(client(2)).line(), None);
     eventually("its line has the reason", || {

@@ -161,9 +161,15 @@ fn attempts_within_a_time_are_limited_and_refused_ones_count() {
     assert_eq!(pen.ask(client(2)).as_deref(), Some("a"));
     let said = pen.tell(&format!("explain {}", client(1)));
     assert!(said.contains("50 of 20 connections within 3600 s (per_client_rate)"), "{said}");
-    // Another time for the same attempts.
-    pen.tells("per_client_rate 60 1800", "");
+    pen.tells("per_client_rate 60 3600", "");
     assert_eq!((0..20).filter(|_| pen.ask(client(1)).is_some()).count(), 10);
+    // Another time begins the count again, as explain says.
+    pen.tells("per_client_rate 5 1800", "");
+    let said = pen.tell(&format!("explain {}", client(1)));
+    assert!(said.contains("0 of 5 connections within 1800 s (per_client_rate)"), "{said}");
+    assert_eq!((0..7).filter(|_| pen.ask(client(1)).is_some()).count(), 5);
+    let said = pen.tell(&format!("explain {}", client(1)));
+    assert!(said.contains("7 of 5 connections within 1800 s (per_client_rate)"), "{said}");
     pen.tells("no per_client_rate", "");
     assert!(pen.ask(client(1)).is_some());
     assert_eq!(overview(&pen)["counts"]["limits_unchecked"], 0);

@@ -38,6 +38,29 @@ fn a_worker_that_dies_takes_its_connections_from_the_count_and_no_others() {
 }
 
 #[test]
+fn after_the_death_of_all_workers_explain_counts_what_an_arrival_would() {
+    let server = Backend::named("a");
+    let pen = Pen::builder()
+        .workers(2)
+        .options(["-O", "per_client_max 2"])
+        .control()
+        .server(&server)
+        .start();
+    let _held = fill(&pen, client(1), 2);
+    assert_eq!(open(&pen, client(1)), 2);
+    let status = overview(&pen);
+    for worker in status["worker_list"].as_array().unwrap() {
+        Process::open(worker["pid"].as_i64().unwrap() as i32).unwrap().kill();
+    }
+    eventually("nobody has a connection", || {
+        let said = pen.tell("explain 127.84.0.1");
+        said.contains("0 of 2 open") && said.contains("would be used")
+    });
+    assert_eq!(pen.ask(client(1)).as_deref(), Some("a"));
+    pen.settle();
+}
+
+#[test]
 fn limits_that_a_reload_changes_count_what_is_open() {
     let server = Backend::named("a");
     let pen = Pen::builder().workers(2).control().file("").server(&server).start();

@@ -5,21 +5,23 @@
 //! after the PROXY header of a listed sender. That is before TLS and before a server is chosen. The
 //! counts are in the shared table, so they are those of all workers.
 //!
-//! A connection beyond a limit is reset. With `abuse_over`, the abuse server gets it instead. With
-//! `tarpit`, it is kept open: nothing is read from it, nothing is sent, and its receive buffer is
-//! as small as the kernel allows.
+//! With `abuse_over`, the abuse server gets a connection beyond a limit. If there is none that can
+//! be used, it is kept open with `tarpit`: nothing is read from it, nothing is sent, and its
+//! receive buffer is as small as the kernel allows. Otherwise, or without room, it is reset. It
+//! never waits for a server.
 
 use pen_config::ids::ClientKey;
 use pen_config::per_client::PerClient;
-use pen_ipc::message::{Event, PerClientLimit};
-use pen_table::{Exceeded, NetArrival, NetLimits, Rate, Telling};
+use pen_config::settings::Settings;
+use pen_ipc::message::{Event, LimitsFault, PerClientLimit};
+use pen_table::{Exceeded, NetArrival, NetLimits, Rate, Telling, Unchecked};
 
 use crate::relay::Relay;
 use crate::relay::connection::end::ConnectionEnd;
 use crate::relay::connection::endpoint::reset_on_close;
 use crate::relay::connection::pool::Pool;
 use crate::relay::connection::timers::{Queue, Step};
-use crate::relay::connection::{ConnectionState, Judged};
+use crate::relay::connection::{ConnectionState, Judged, Piece};
 
 /// The part of the connections under `-x` that may be kept open and silent.
 const TARPIT_PART: u32 = 4;
@@ -82,9 +84,13 @@ impl Relay<'_> {
                 self.connections[slot].judged = Judged::Counted;
                 true
             }
-            NetArrival::Unchecked => {
+            NetArrival::Unchecked(why) => {
+                let why = match why {
+                    Unchecked::NoSlot => LimitsFault::NoPlace,
+                    Unchecked::LockStuck => LimitsFault::LockStuck,
+                };
                 self.link.counters.limits_unchecked += 1;
-                self.link.report_counted(Event::LimitsUnchecked { clients: 1 }, self.now);
+                self.link.report_counted(Event::LimitsUnchecked { clients: 1, why }, self.now);
                 true
             }
             NetArrival::Beyond(exceeded, telling) => {
@@ -126,25 +132,36 @@ impl Relay<'_> {
 
     /// What becomes of a connection beyond a limit; true: it goes on, to the abuse server.
     fn treat_beyond(&mut self, slot: u32, exceeded: Exceeded, watch: Watch) -> bool {
-        let limits = self.settings.per_client;
-        if limits.abuse_over && self.settings.abuse.is_some() {
-            return true;
+        let goes_on = uses_abuse_server(&self.settings);
+        if !goes_on {
+            self.stop_beyond(slot, exceeded, watch);
         }
-        let room = self.settings.connections_max / TARPIT_PART;
-        if limits.tarpit > 0 && self.worker_table.reserve_tarpit(room) {
+        goes_on
+    }
+
+    /// Keeps a connection beyond a limit open and silent, or resets it: no abuse server can be used
+    /// for it.
+    pub(in crate::relay) fn stop_beyond(&mut self, slot: u32, exceeded: Exceeded, watch: Watch) {
+        let room = tarpit_room(&self.settings);
+        if self.settings.per_client.tarpit > 0 && self.worker_table.reserve_tarpit(room) {
             self.note_end(slot, end(exceeded));
             self.enter_tarpit(slot, watch);
-            return false;
+            return;
         }
         self.connections[slot].down.socket.iter().for_each(reset_on_close);
         self.finish(slot, Some(end(exceeded)));
-        false
     }
 
     /// Keeps a connection open and silent.
     fn enter_tarpit(&mut self, slot: u32, watch: Watch) {
+        self.leave_hold(slot);
         self.connections.stop(slot);
-        self.connections[slot].state = ConnectionState::Tarpit;
+        let connection = &mut self.connections[slot];
+        connection.state = ConnectionState::Tarpit;
+        // It may have come as far as to the abuse server.
+        self.io.forget(connection);
+        connection.unfinished = Piece::default();
+        (connection.down.session, connection.placement) = (None, None);
         self.tarpit.queue.wait(&mut self.connections.pool, slot, self.now);
         self.tarpit.count += 1;
         self.link.counters.tarpitted += 1;
@@ -199,57 +216,6 @@ impl Relay<'_> {
         self.connections[slot].down.socket.iter().for_each(reset_on_close);
         self.finish(slot, None);
     }
-
-    /// What the limits make of a client's next connection; none: nothing.
-    pub(in crate::relay) fn explain_limits(&self, key: ClientKey) -> Option<LimitsExplained> {
-        let limits = self.settings.per_client;
-        if !limits.is_on() {
-            return None;
-        }
-        if key == ClientKey::UNIX {
-            return Some(LimitsExplained::Goes("no limits per client: it has no address".into()));
-        }
-        if limits.is_unlimited(&self.settings.acls, key) {
-            let list = limits.unlimited.unwrap_or_default();
-            let line = format!("no limits per client: permitted by acl {list} (unlimited_acl)");
-            return Some(LimitsExplained::Goes(line));
-        }
-        let seconds = limits.rate.map_or(1, |rate| rate.seconds);
-        let used = self.worker_table.net_use(limits.net.key(key), seconds, self.now);
-        let net = limits.net.shown(key);
-        let mut line = match net == key.to_string() {
-            true => "limits per client:".to_owned(),
-            false => format!("limits per client, as one of {net}:"),
-        };
-        let mut beyond = None;
-        if let Some(rate) = limits.rate {
-            line += &format!(
-                " {} of {} connections within {seconds} s (per_client_rate)",
-                used.attempts, rate.connections
-            );
-            beyond = (used.attempts >= rate.connections).then_some(Exceeded::Rate);
-        }
-        if limits.max > 0 {
-            let comma = if limits.rate.is_some() { "," } else { "" };
-            line += &format!("{comma} {} of {} open (per_client_max)", used.open, limits.max);
-            let is_full = used.open >= limits.max;
-            beyond = beyond.or(is_full.then_some(Exceeded::Connections));
-        }
-        let Some(exceeded) = beyond else { return Some(LimitsExplained::Goes(line)) };
-        let room = self.settings.connections_max / TARPIT_PART;
-        let fate = if limits.abuse_over && self.settings.abuse.is_some() {
-            "would go to the abuse server (abuse_over)".into()
-        } else if limits.tarpit > 0 && self.worker_table.tarpitted() < room {
-            format!("would be kept open and silent for {} s (tarpit)", limits.tarpit)
-        } else {
-            "would be reset".into()
-        };
-        let limit = match exceeded {
-            Exceeded::Connections => "per_client_max",
-            Exceeded::Rate => "per_client_rate",
-        };
-        Some(LimitsExplained::Stops(format!("{line}\nbeyond {limit}: the connection {fate}")))
-    }
 }
 
 /// Whether a connection's socket is watched for events.
@@ -261,12 +227,14 @@ pub(in crate::relay) enum Watch {
     Due,
 }
 
-/// What the limits make of a client's next connection.
-pub(in crate::relay) enum LimitsExplained {
-    /// It goes on; the line says why.
-    Goes(String),
-    /// It does not; the last line says what becomes of it.
-    Stops(String),
+/// Whether connections beyond a limit go to the abuse server, if it can be used.
+pub(in crate::relay) fn uses_abuse_server(settings: &Settings) -> bool {
+    settings.per_client.abuse_over && settings.abuse.is_some() && !settings.dummy
+}
+
+/// How many connections of all workers may be kept open and silent.
+pub(in crate::relay) fn tarpit_room(settings: &Settings) -> u32 {
+    settings.connections_max / TARPIT_PART
 }
 
 /// The limits in the form of the table.

@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 
 use pen_ipc::channel::{Channel, ChannelError, Received, Sent};
 use pen_ipc::message::{
-    CONNECTIONS_PER_PAGE, Event, FromWorker, LastingFromWorker, ReportPage, ToWorker,
+    CONNECTIONS_PER_PAGE, Event, FromWorker, LastingFromWorker, LimitsFault, ReportPage, ToWorker,
 };
 use pen_ipc::stats::{ConnectionInfo, Counters};
 
@@ -77,8 +77,10 @@ pub enum Rated {
     Unserved,
     /// [`Event::BeyondLimit`].
     BeyondLimit,
-    /// [`Event::LimitsUnchecked`].
-    LimitsUnchecked,
+    /// [`Event::LimitsUnchecked`] for want of a place.
+    LimitsUncheckedPlace,
+    /// [`Event::LimitsUnchecked`] for want of a lock.
+    LimitsUncheckedLock,
     /// [`FromWorker::NoSyslog`].
     NoSyslog,
 }
@@ -300,7 +302,12 @@ fn number_of(event: &mut Event) -> Option<(Rated, &mut u64)> {
         Event::Unserved { clients } => Some((Rated::Unserved, clients)),
         Event::Crowded { clients, .. } => Some((Rated::Crowded, clients)),
         Event::BeyondLimit { others, .. } => Some((Rated::BeyondLimit, others)),
-        Event::LimitsUnchecked { clients } => Some((Rated::LimitsUnchecked, clients)),
+        Event::LimitsUnchecked { clients, why: LimitsFault::NoPlace } => {
+            Some((Rated::LimitsUncheckedPlace, clients))
+        }
+        Event::LimitsUnchecked { clients, why: LimitsFault::LockStuck } => {
+            Some((Rated::LimitsUncheckedLock, clients))
+        }
         Event::Blacklisted { .. }
         | Event::AddressChanged { .. }
         | Event::BackInUse { .. }

@@ -91,7 +91,7 @@ impl Relay<'_> {
         let judged = &mut self.connections[slot].judged;
         match (counted, is_beyond) {
             (NetArrival::Counted, _) => *judged = Judged::Counted,
-            (NetArrival::Unchecked, _) => {
+            (NetArrival::Unchecked(_), _) => {
                 *judged = Judged::Within;
                 self.link.counters.limits_unchecked += 1;
             }

@@ -147,7 +147,20 @@ pub enum Event {
     LimitsUnchecked {
         /// How many since the last such event.
         clients: u64,
+        /// Why.
+        why: LimitsFault,
     },
+}
+
+/// Why connections were not checked against the limits per client.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, Serialize, Deserialize, thiserror::Error)]
+pub enum LimitsFault {
+    /// Every place of the shared table that the client could have is in use.
+    #[error("the table has no place for more clients")]
+    NoPlace,
+    /// The owner of a lock of the shared table did not go on.
+    #[error("a worker that has locked a part of the table did not go on")]
+    LockStuck,
 }
 
 /// A limit per client.

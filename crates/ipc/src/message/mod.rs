@@ -16,8 +16,8 @@ mod worker;
 pub use self::checker::{FromChecker, RESULTS_PER_MESSAGE, ToChecker};
 pub use self::control::{FromControl, Operator, Outcome, SHORT_REPLY, ToControl};
 pub use self::event::{
-    CertificateFault, ConnectFailure, Event, HandshakeFailure, Obstacle, PeerCertificate,
-    PerClientLimit, SenderFault, ShortageDuring,
+    CertificateFault, ConnectFailure, Event, HandshakeFailure, LimitsFault, Obstacle,
+    PeerCertificate, PerClientLimit, SenderFault, ShortageDuring,
 };
 pub use self::lasting::{
     ClientLimits, ClosedServer, ConnectionLogKind, FromOldPort, FromOldWorker, LASTING_VERSION,

@@ -171,6 +171,8 @@ fn counted<'a>(
         fault("Clients without a server", counts.unserved),
         by_reason("Clients refused", &counts.refused),
         by_reason("Requests refused", &counts.requests_refused),
+        by_reason("Beyond a limit per client", &counts.limited),
+        fault("Let in without a look at limits", counts.limits_unchecked),
         fault("Pauses of accepting", counts.accept_pauses),
         fault("Closed for a shortage", counts.shortages),
         plain("Log lines", counts.log_lines),

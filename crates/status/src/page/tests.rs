@@ -156,8 +156,9 @@ fn the_figures_are_those_of_the_status() {
         "Reload succeeded 02:10:21 configuration read again: server 2 has weight 3",
         "Clients accepted 4 310 224",
         "TLS handshakes 4 300 403 TLSv1.3 1 900 112 · TLSv1.3 resumed 2 300 421 · TLSv1.2 99 870",
-        "Never: clients without a server, pauses of accepting, closed for a shortage, \
-         log lines lost,",
+        "Beyond a limit per client 902 per client max 812 · per client rate 90",
+        "Never: clients without a server, let in without a look at limits, pauses of accepting, \
+         closed for a shortage, log lines lost,",
         "05:00:19 server 0 (www1.example.org:8080) is in use again",
     ] {
         assert!(text.contains(wanted), "{wanted} is not in: {text}");

@@ -13,7 +13,8 @@ use crate::layout::{Layout, Room};
 use crate::steps::dying_after;
 use crate::sync::Ordering::*;
 use crate::{
-    Exceeded, NetArrival, NetLimits, NetUse, Rate, Shape, Table, TableKind, Telling, WorkerTable,
+    Exceeded, NetArrival, NetLimits, NetUse, Rate, Shape, Table, TableKind, Telling, Unchecked,
+    WorkerTable,
 };
 
 const SECOND: u64 = 1000;
@@ -140,7 +141,7 @@ fn a_net_without_an_attempt_for_long_makes_room_but_not_one_with_connections() {
     // Both slots have connections.
     let (second, arrival) = arrive(&one, 5, most(3), 5 * SECOND);
     assert_eq!(arrival, NetArrival::Counted);
-    assert_eq!(arrive(&one, 6, most(3), 6 * SECOND).1, NetArrival::Unchecked);
+    assert_eq!(arrive(&one, 6, most(3), 6 * SECOND).1, NetArrival::Unchecked(Unchecked::NoSlot));
     assert_eq!(arrive(&one, 1, most(1), 6 * SECOND).0, second + 1);
     leave(&one, number);
     assert_eq!(arrive(&one, 6, most(3), 7 * SECOND).1, NetArrival::Counted);
@@ -205,23 +206,34 @@ fn a_refused_attempt_counts_for_the_rate() {
 }
 
 #[test]
-fn attempts_are_kept_when_the_time_changes() {
+fn another_time_begins_the_count_of_attempts_again() {
     let table = with_nets(20);
     let one = table.worker_table(0);
-    for _ in 0..4 {
-        assert_eq!(arrive(&one, 1, rate(100, 60), 100 * SECOND).1, NetArrival::Within);
-    }
     let used = |seconds, now| one.net_use(key(1), seconds, now).attempts;
-    assert_eq!((used(60, 110 * SECOND), used(10, 110 * SECOND)), (4, 0));
-    for seconds in [20, 600, 60] {
-        assert_eq!(arrive(&one, 1, rate(1, seconds), 110 * SECOND).1, {
-            let telling = if seconds == 20 { Telling::Now } else { Telling::Known };
-            NetArrival::Beyond(Exceeded::Rate, telling)
-        });
+    let day = 100 * 86_400 * SECOND;
+    for _ in 0..8 {
+        arrive(&one, 1, rate(5, 86_400), day);
     }
-    assert_eq!(used(60, 110 * SECOND), 7);
-    // None for a time that is over.
-    assert_eq!(arrive(&one, 1, rate(1, 1), 150 * SECOND).1, NetArrival::Within);
+    assert_eq!((used(86_400, day), used(1, day)), (8, 0));
+    assert_eq!(arrive(&one, 1, rate(5, 1), day + 1).1, NetArrival::Within);
+    assert_eq!((used(86_400, day + 1), used(1, day + 1)), (0, 1));
+    // Another number of them changes nothing.
+    let beyond = NetArrival::Beyond(Exceeded::Rate, Telling::Known);
+    assert_eq!(arrive(&one, 1, rate(1, 1), day + 2).1, beyond);
+    assert_eq!(used(1, day + 2), 2);
+}
+
+#[test]
+fn what_is_told_of_a_net_is_what_an_arrival_would_find_after_a_death() {
+    let table = with_nets(20);
+    let (one, two) = (table.worker_table(0), table.worker_table(1));
+    two.want_nets(20);
+    assert_eq!(arrive(&one, 1, most(2), SECOND).1, NetArrival::Counted);
+    assert_eq!(arrive(&two, 1, most(2), SECOND).1, NetArrival::Counted);
+    table.reclaim(1);
+    assert_eq!(open(&table, 1), 1, "nobody has counted again");
+    table.reclaim(0);
+    assert_eq!(open(&table, 1), 0);
 }
 
 #[test]
@@ -263,7 +275,7 @@ proptest! {
                 // Without a number.
                 _ => one.arrive_in_net(u32::MAX, key(n), rate(u32::MAX, 10), SECOND),
             };
-            prop_assert_ne!(arrival, NetArrival::Unchecked);
+            prop_assert!(!matches!(arrival, NetArrival::Unchecked(_)));
         }
         for n in 1..200 {
             let expected = held.iter().filter(|(_, of)| *of == n).count();
@@ -424,7 +436,8 @@ fn a_stuck_lock_lets_nobody_exceed_a_limit() {
     table.view().net_shards[0].lock.0.lock.own(1);
     assert_eq!(arrive(&one, 1, most(2), SECOND).1, NetArrival::Counted);
     assert!(matches!(arrive(&one, 1, most(2), SECOND).1, NetArrival::Beyond(..)));
-    assert_eq!(arrive(&one, 2, most(2), SECOND).1, NetArrival::Unchecked, "it is not known");
+    let unknown = arrive(&one, 2, most(2), SECOND).1;
+    assert_eq!(unknown, NetArrival::Unchecked(Unchecked::LockStuck));
     assert_eq!(one.count_in_net(number, key(1), SECOND), NetArrival::Counted);
     assert_eq!(open(&table, 1), 2, "it was counted already");
     leave(&one, number);

@@ -5,6 +5,9 @@
 //! at most one slice before it. So a client never gets more than the rate within the time; and an
 //! attempt is forgotten after the time and at most a sixteenth of it.
 //!
+//! With a time of another length, counting begins again: the old slices do not say when within them
+//! an attempt was, and those of a day are longer than most times.
+//!
 //! Counting runs under the shard's lock. Without the lock, an attempt is only added to the slice
 //! that runs.
 
@@ -79,7 +82,9 @@ impl StoredNet {
     fn advance(&self, now: u64, seconds: u32) -> u64 {
         let running = slice_at(now, seconds);
         if self.seconds.load(Relaxed) != seconds {
-            self.divide_anew(now, seconds);
+            self.forget_attempts();
+            self.slice.store(running, Relaxed);
+            self.seconds.store(seconds, Relaxed);
         }
         let last = self.slice.load(Relaxed);
         if last > running {
@@ -99,31 +104,6 @@ impl StoredNet {
 
     fn empty(&self, from: u64, to: u64) {
         (from..=to).for_each(|slice| self.attempts[place(slice)].store(0, Relaxed));
-    }
-
-    /// Divides the attempts of a time of another length. One counts from the end of its slice, so
-    /// none is forgotten too early.
-    fn divide_anew(&self, now: u64, seconds: u32) {
-        let (before, last) = (self.seconds.load(Relaxed), self.slice.load(Relaxed));
-        let running = slice_at(now, seconds);
-        let mut attempts = [0u32; SLICES];
-        if before != 0 {
-            let old = last.saturating_sub(PARTS)..=last;
-            for slice in old {
-                let end = (u128::from(slice) + 1) * u128::from(before) * 1000 / u128::from(PARTS);
-                let end = u64::try_from(end).unwrap_or(u64::MAX).min(now);
-                let slice_now = slice_at(end, seconds);
-                if slice_now + PARTS >= running {
-                    let sum = &mut attempts[place(slice_now)];
-                    *sum = sum.saturating_add(self.attempts[place(slice)].load(Relaxed));
-                }
-            }
-        }
-        self.slice.store(running, Relaxed);
-        for (stored, attempts) in self.attempts.iter().zip(attempts) {
-            stored.store(attempts, Relaxed);
-        }
-        self.seconds.store(seconds, Relaxed);
     }
 
     fn add(&self, slice: u64) {

@@ -77,8 +77,8 @@ pub(crate) fn incident(event: &Event, settings: &Settings) -> Incident {
         Event::BeyondLimit { client, length, limit, others } => {
             beyond_limit(*client, *length, *limit, *others)
         }
-        Event::LimitsUnchecked { clients } => {
-            of(EventKind::Other).with("clients", number(*clients))
+        Event::LimitsUnchecked { clients, why } => {
+            of(EventKind::Other).with("reason", why.to_string()).with("clients", number(*clients))
         }
         Event::LockStuck => of(EventKind::Other),
         Event::TableRebuilt { kept } => of(EventKind::Other).with("clients", *kept),

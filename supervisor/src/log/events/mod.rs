@@ -7,10 +7,10 @@ use pen_config::ids::{ClientKey, Target};
 use pen_config::per_client;
 use pen_config::settings::Settings;
 use pen_ipc::message::{
-    CertificateFault, ConnectFailure, Event, HandshakeFailure, Obstacle, PeerCertificate,
-    PerClientLimit, SenderFault, ShortageDuring,
+    CertificateFault, ConnectFailure, Event, HandshakeFailure, LimitsFault, Obstacle,
+    PeerCertificate, PerClientLimit, SenderFault, ShortageDuring,
 };
-use pen_ipc::text::errno_text;
+use pen_ipc::text::{errno_text, plural};
 
 use crate::log::printable::printable;
 
@@ -78,9 +78,10 @@ pub(crate) fn line(event: &Event, settings: &Settings) -> Option<String> {
         Event::ConnectionLogLost { lines, errno: number } => {
             format!("{lines} connection log lines were lost: {}", log_failure(*number))
         }
-        Event::LockStuck => "the client table is locked by a worker that does not go on; clients \
-            are placed without being remembered until that worker goes on or is killed"
-            .into(),
+        Event::LockStuck => format!(
+            "the client table is locked by a worker that has not gone on for 50 ms: clients are \
+             placed without being remembered{LOCKED}"
+        ),
         Event::HandshakeFailed { client, reason, certificate, others } => {
             let (client, reason) = (ClientKey::from_bytes(*client), handshake(reason));
             let whose = certificate.as_ref().map_or(String::new(), whose);
@@ -107,9 +108,16 @@ pub(crate) fn line(event: &Event, settings: &Settings) -> Option<String> {
         Event::BeyondLimit { client, length, limit, others } => {
             beyond_limit(*client, *length, *limit, *others)
         }
-        Event::LimitsUnchecked { clients } => format!(
-            "{clients} connections were let in without a look at the limits per client: the table \
-             has no place for more clients, or a worker that does not go on has locked it"
+        Event::LimitsUnchecked { clients, why } => format!(
+            "{} let in without a look at the limits per client: {why}{}",
+            match clients {
+                1 => "1 connection was".into(),
+                more => format!("{more} connections were"),
+            },
+            match why {
+                LimitsFault::NoPlace => "; a higher -x makes more places",
+                LimitsFault::LockStuck => LOCKED,
+            }
         ),
         Event::TableRebuilt { kept } => {
             format!(
@@ -118,6 +126,9 @@ pub(crate) fn line(event: &Event, settings: &Settings) -> Option<String> {
         }
     })
 }
+
+/// What is behind a lock whose owner does not go on, and what to do.
+const LOCKED: &str = "; the machine is overloaded, or that worker is stopped and is replaced soon";
 
 fn address_changed(
     server: i32,
@@ -141,6 +152,10 @@ fn passed_over(
 ) -> Option<String> {
     let limit = settings.target(Target::from_code(server)?).and_then(|server| server.limit(false));
     let why = match (obstacle, limit) {
+        // Its limit is meant to bound what it gets.
+        (Obstacle::Limit, Some(limit)) if server == Target::Abuse.code() => {
+            format!("it has {limit} of {limit} connections; further ones are not passed on to it")
+        }
         (Obstacle::Limit, Some(limit)) => {
             format!("it has {limit} of {limit} connections; raise its max")
         }
@@ -158,14 +173,15 @@ fn beyond_limit(client: [u8; 16], length: u8, limit: PerClientLimit, others: u64
     };
     match limit {
         PerClientLimit::Connections { most } => {
+            let connections = plural(most, "connection");
             format!(
-                "client {client} has {most} connections, and may have no more{more}; \
-                     see per_client_max"
+                "client {client} has {connections}, and may have no more{more}; see per_client_max"
             )
         }
         PerClientLimit::Rate { connections, seconds } => format!(
-            "client {client} had {connections} new connections within {seconds} s, and may have \
-             no more{more}; see per_client_rate"
+            "client {client} had {} within {seconds} s, and may have no more{more}; see \
+             per_client_rate",
+            plural(connections, "new connection")
         ),
     }
 }

@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use pen_ipc::message::{Event, ShortageDuring};
+use pen_ipc::message::{Event, LimitsFault, ShortageDuring};
 
 use crate::flood::{Admission, Flood};
 
@@ -44,7 +44,7 @@ pub(crate) enum Topic {
     /// Clients reached a limit per client.
     BeyondLimit,
     /// Connections could not be checked against the limits per client.
-    LimitsUnchecked,
+    LimitsUnchecked(LimitsFault),
 }
 
 impl Topic {
@@ -70,7 +70,7 @@ impl Topic {
             Event::RequestRefused { .. } => Some(Topic::Request),
             Event::Unserved { .. } => Some(Topic::Unserved),
             Event::BeyondLimit { .. } => Some(Topic::BeyondLimit),
-            Event::LimitsUnchecked { .. } => Some(Topic::LimitsUnchecked),
+            Event::LimitsUnchecked { why, .. } => Some(Topic::LimitsUnchecked(*why)),
             // These are periods with a begin and an end (`event_loop::full`,
             // `event_loop::obstructed`).
             Event::ConnectionsFull | Event::PassedOver { .. } | Event::Reached { .. } => None,
@@ -80,7 +80,9 @@ impl Topic {
     fn period(self) -> Duration {
         match self {
             // There may be thousands of servers.
-            Topic::Failed(_) | Topic::Unserved | Topic::LimitsUnchecked => Duration::from_secs(10),
+            Topic::Failed(_) | Topic::Unserved | Topic::LimitsUnchecked(_) => {
+                Duration::from_secs(10)
+            }
             Topic::ShortAtAccept
             | Topic::ShortAtConnect
             | Topic::ShortAtWatch
@@ -161,11 +163,12 @@ impl MergedEvent {
                 let others = others.saturating_add(later).saturating_add(1);
                 MergedEvent { event: Event::BeyondLimit { client, length, limit, others }, more }
             }
-            (Event::LimitsUnchecked { clients }, Event::LimitsUnchecked { clients: later }) => {
-                MergedEvent {
-                    event: Event::LimitsUnchecked { clients: clients.saturating_add(later) },
-                    more,
-                }
+            (
+                Event::LimitsUnchecked { clients, .. },
+                Event::LimitsUnchecked { clients: later, why },
+            ) => {
+                let clients = clients.saturating_add(later);
+                MergedEvent { event: Event::LimitsUnchecked { clients, why }, more }
             }
             (
                 _,

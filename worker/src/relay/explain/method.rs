@@ -3,9 +3,9 @@
 use pen_config::ids::{ClientKey, ServerId, Target};
 use pen_config::maglev::POSITIONS;
 use pen_config::settings::{Method, Settings};
+use pen_ipc::text::plural;
 
 use crate::relay::explain::view::Looked;
-use crate::relay::explain::words::plural;
 use crate::relay::select::choices::{Choosing, position};
 use crate::relay::select::farm::Farm;
 use crate::relay::select::slow_start::{WHOLE, share};

@@ -4,6 +4,7 @@
 //! view that changes nothing. No connection is reserved, no probe begins, the cursor stays, and the
 //! client is not entered in the table.
 
+mod limits;
 mod lines;
 mod method;
 #[cfg(test)]
@@ -20,13 +21,13 @@ use pen_table::{Checks, WorkerTable};
 
 use crate::relay::Relay;
 use crate::relay::accept::hold::could_serve;
+use crate::relay::explain::limits::Limited;
 use crate::relay::explain::lines::Lines;
 use crate::relay::explain::method::reasons_of_method;
 use crate::relay::explain::view::Looked;
 use crate::relay::explain::words::{
     BlacklistReason, client_facts, how_used, name, secured, why_not,
 };
-use crate::relay::limits::LimitsExplained;
 use crate::relay::select::choices::Choosing;
 use crate::relay::select::farm::{Farm, Hindrance};
 use crate::relay::select::{Candidate, Placement, SelectionRefusal, client_permitted};
@@ -42,12 +43,12 @@ impl Relay<'_> {
             reason_of(&self.worker_table, row)
         });
         let explained = match self.explain_limits(client) {
-            None => self.passed_over_elsewhere() + &explained,
-            Some(LimitsExplained::Goes(line)) => {
+            Limited::Free => self.passed_over_elsewhere() + &explained,
+            Limited::Goes(line) => {
                 let (first, rest) = explained.split_once('\n').unwrap_or((&explained, ""));
                 self.passed_over_elsewhere() + &format!("{first}\n{line}\n{rest}")
             }
-            Some(LimitsExplained::Stops(lines)) => format!("client {client}: {lines}\n"),
+            Limited::Stops(lines) => format!("client {client}: {}\n", lines.join("\n")),
         };
         let (open, most) = (self.worker_table.connections_open(), self.settings.connections_max);
         match open >= most {
@@ -92,6 +93,14 @@ fn reason_of(worker_table: &WorkerTable<'_>, row: u32) -> String {
     }
 }
 
+/// The line about a pause.
+fn pause(settings: &Settings) -> Option<String> {
+    match settings.admission {
+        Admission::Open => None,
+        Admission::Paused => Some("new clients wait until resume (pause)".into()),
+    }
+}
+
 /// Most servers that are named of those that other workers pass over.
 const FEW: usize = 8;
 
@@ -108,9 +117,8 @@ fn explanation(
     let permitted = client_permitted(settings, client);
     let mut lines = Lines::default();
     lines.add(client_facts(settings, client, permitted, recorded));
-    match settings.admission {
-        Admission::Open => {}
-        Admission::Paused => lines.add("new clients wait until resume (pause)".into()),
+    if let Some(line) = pause(settings) {
+        lines.add(line);
     }
     if settings.dummy && permitted {
         lines.add("dummy: every client gets the same answer, and no server is used".into());

@@ -5,6 +5,7 @@ use pen_config::followed::Record;
 use pen_config::ids::{ClientKey, Target};
 use pen_config::settings::{Method, Settings};
 use pen_ipc::checks::words_of;
+use pen_ipc::text::plural;
 use pen_table::TableMode;
 
 use crate::relay::select::farm::Hindrance;
@@ -56,11 +57,6 @@ pub(super) fn client_facts(
     } else {
         format!("client {client}: tracked on server {recorded}")
     }
-}
-
-/// A number with its noun.
-pub(super) fn plural(count: u32, noun: &str) -> String {
-    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 /// The end of the line about the server that would be used.

@@ -23,7 +23,6 @@ use crate::relay::connection::endpoint::{Endpoint, Nagle, RecvState, Transport, 
 use crate::relay::connection::{
     ConnectionId, ConnectionState, HoldReason, Judged, ServerSince, Side, Timer,
 };
-use crate::relay::limits;
 use crate::relay::limits::Watch;
 use crate::relay::link::Rated;
 use crate::relay::select::{Candidate, Placement, client_permitted};
@@ -83,7 +82,9 @@ impl Relay<'_> {
         if !self.assign_server(slot) {
             if matches!(
                 self.connections[slot].state,
-                ConnectionState::Waiting { .. } | ConnectionState::Held(_)
+                ConnectionState::Waiting { .. }
+                    | ConnectionState::Held(_)
+                    | ConnectionState::Tarpit
             ) {
                 self.watch_client(slot);
             }
@@ -219,7 +220,7 @@ impl Relay<'_> {
             return self.unserved(slot);
         }
         if let Judged::Beyond(exceeded) = self.connections[slot].judged {
-            return self.finish(slot, Some(limits::end(exceeded)));
+            return self.stop_beyond(slot, exceeded, Watch::Done);
         }
         if self.debug.on(1) {
             let key = self.connections[slot].key.unwrap_or(ClientKey::UNIX);

@@ -13,7 +13,8 @@ use crate::clock;
 use crate::relay::Relay;
 use crate::relay::connection::end::ConnectionEnd;
 use crate::relay::connection::endpoint::Endpoint;
-use crate::relay::connection::{ConnectionState, HoldReason, ServerSince, Side, Timer};
+use crate::relay::connection::{ConnectionState, HoldReason, Judged, ServerSince, Side, Timer};
+use crate::relay::limits::Watch;
 use crate::relay::select::Placement;
 use crate::relay::select::farm::Hindrance;
 use crate::relay::upstream::Gate;
@@ -343,6 +344,9 @@ impl Relay<'_> {
     /// too many pending connects, or the settings let it wait (`hold`).
     pub(in crate::relay) fn unserved(&mut self, slot: u32) {
         let connection = &self.connections[slot];
+        if let Judged::Beyond(exceeded) = connection.judged {
+            return self.stop_beyond(slot, exceeded, Watch::Done);
+        }
         let is_client = connection.key.is_some();
         if is_client && let Some(target) = connection.placement.as_ref().and_then(Placement::held) {
             let row = self.row(target);

@@ -174,7 +174,7 @@ fn the_bytes_of_each_event_stay() {
                 others: 1,
             }),
         ),
-        ("00011105", event(Event::LimitsUnchecked { clients: 5 })),
+        ("0001110500", event(Event::LimitsUnchecked { clients: 5, why: LimitsFault::NoPlace })),
     ]);
 }
 

@@ -24,6 +24,7 @@ use pen_config::settings::Server;
 use pen_config::shares::{Shares, WHOLE, shares, slow_share};
 use pen_ipc::message::Rebalance;
 use pen_ipc::start::Begins;
+use pen_ipc::text::plural;
 use pen_status::event::EventKind;
 use pen_table::{Checks, Knows, Patience, ServerView, Usable, can_use};
 
@@ -224,8 +225,8 @@ impl Supervisor {
         let (line, incident) = match news {
             News::Began { connections, share, .. } => (
                 format!(
-                    "rebalance: {name} has {connections} connections, its share is {share}: \
-                     silent ones are closed"
+                    "rebalance: {name} has {}, its share is {share}: silent ones are closed",
+                    plural(connections, "connection")
                 ),
                 incident.with("connections", connections).with("share", share),
             ),
