@@ -12,7 +12,7 @@ pub fn render(reply: &[u8], paint: Paint, width: Width) -> Option<String> {
     let value: Value = serde_json::from_slice(reply).ok()?;
     let mut certificates: Vec<&Value> = value.as_array()?.iter().collect();
     if certificates.is_empty() {
-        return Some("There is no certificate: TLS is off\n".to_owned());
+        return Some("There is no certificate: TLS to clients is off\n".to_owned());
     }
     let left = |certificate: &Value| certificate["seconds_left"].as_i64().unwrap_or(i64::MAX);
     certificates.sort_by_key(|certificate| left(certificate));

@@ -86,7 +86,7 @@ pub(super) fn recent(
 /// A block for each certificate.
 pub(super) fn certificates(facts: &[Fact], now: i64, to: &mut dyn Write) -> io::Result<()> {
     if facts.is_empty() {
-        return writeln!(to, "There is no certificate: TLS is off");
+        return writeln!(to, "There is no certificate: TLS to clients is off");
     }
     for fact in facts {
         writeln!(to, "{}", if fact.name.is_empty() { "(without a name)" } else { &fact.name })?;
@@ -143,7 +143,7 @@ mod tests {
         );
         let mut text = Vec::new();
         certificates(&[], 0, &mut text).unwrap();
-        assert_eq!(text, b"There is no certificate: TLS is off\n");
+        assert_eq!(text, b"There is no certificate: TLS to clients is off\n");
     }
 
     #[test]

@@ -381,6 +381,6 @@ fn a_certificate_that_expires_is_told_of_and_all_are_listed() {
 fn without_tls_the_list_says_so() {
     let backend = greeter();
     let pen = Pen::builder().control().server(&backend).start();
-    pen.tells("certificates", "There is no certificate: TLS is off");
+    pen.tells("certificates", "There is no certificate: TLS to clients is off");
     pen.tells("certificates json", "[]");
 }

@@ -202,7 +202,8 @@ const WITH_GRAMMAR: &[Entry] = table! {
     "abort_on_error" "[on|off]" no: NoEffect(switch_without_effect),
         "No effect; accepted for old configuration files.";
     "abuse" "[SERVER]" no: Setting(|e, w, no| backup(Setting::Abuse, e, w, no)),
-        "Show or set where clients go that client_acl refuses (-B).";
+        "Show or set where clients go that client_acl refuses, and with abuse_over those beyond a \
+         limit (-B).";
     "abuse_over" "[on|off]" no: Switch(Switch::AbuseOver),
         "Send connections beyond a limit per client to the abuse server.";
     "accept_batch" "[N]": Number(Number::AcceptBatch),
@@ -347,13 +348,14 @@ const WITH_GRAMMAR: &[Entry] = table! {
         "Show or set how many connects to one server may be pending per worker; a server with \
          that many is passed over.";
     "per_client_max" "[N]": Number(Number::PerClientMax),
-        "Show or set how many connections of one client may be open; 0 = any number.";
+        "Show or set how many connections of one client may be open, at most 1048576; 0 = any \
+         number.";
     "per_client_net" "[V4 V6]": Setting(per_client_net),
-        "Show or set how many leading bits of an IPv4 and of an IPv6 address make one client, for \
-         the limits per client; default 32 64.";
+        "Show or set how many leading bits of an IPv4 (1-32) and of an IPv6 address (1-128) make \
+         one client, for the limits per client; default 32 64.";
     "per_client_rate" "[N SECONDS]" no: Setting(per_client_rate),
-        "Show or set how many new connections one client may have within so many seconds; refused \
-         ones count too.";
+        "Show or set how many new connections (1-1048576) one client may have within so many \
+         seconds (1-86400); refused ones count too.";
     "pid" "": Query(|_, _| Ok(Query::Pid)),
         "Show the supervisor's pid.";
     "pid_file" "[FILE]" no: Setting(|e, w, no| startup(Startup::PidFile, e, w, no)),
@@ -413,7 +415,7 @@ const WITH_GRAMMAR: &[Entry] = table! {
          server also number N alone.";
     "slow_start" "[SECONDS]": Number(Number::SlowStart),
         "Show or set how long the share of a server grows, from a tenth, that is new or was out of \
-         service; 0 = it has its share at once.";
+         service, at most 86400; 0 = it has its share at once.";
     "socket" "N": Query(|e, w| Ok(Query::Socket(e.ordinal(e.required(w)?, "a descriptor")?))),
         "To which connection a descriptor belongs; always -1, since descriptors are a worker's \
          own.";
@@ -443,8 +445,8 @@ const WITH_GRAMMAR: &[Entry] = table! {
     "stubborn" "[on|off]" no: Switch(Switch::Stubborn),
         "Close the client if its first choice cannot be used.";
     "tarpit" "[SECONDS]": Number(Number::Tarpit),
-        "Show or set how long a connection beyond a limit per client is kept open and silent; 0 = \
-         it is reset at once.";
+        "Show or set how long a connection beyond a limit per client is kept open and silent, at \
+         most 3600; 0 = it is reset at once.";
     "tarpit_acl" "[N]": NoEffect(|e, _, _| refused(e, NO_DSR)),
         "Refused: no direct server return.";
     "tcp_fastclose" "up|down|both|off": Setting(fastclose),

@@ -622,6 +622,7 @@ fn what_is_wrong_with_a_check_is_said() {
         ("drain 0 wait 86401", "'86401' is not a number from 0 to 86400"),
         ("drain 0 close wait 5", "one word too many: 'wait'"),
         ("server_tls_name a..b", "'a..b' is no name of a server"),
+        ("server_tls_name off", "to have none, say no server_tls_name"),
         ("server_tls maybe", "'maybe' is neither on nor off"),
         ("server 1 tls maybe", "tls: 'maybe' is none of on, off, default"),
         ("servers_from a", "usage: servers_from"),

@@ -2,6 +2,7 @@
 
 use crate::ConfigurationError;
 use crate::ids::Target;
+use crate::proxy::ProxyOut;
 use crate::settings::Settings;
 
 /// Finds servers whose certificates cannot be verified, because they have no name.
@@ -47,11 +48,25 @@ pub(super) fn warnings(settings: &Settings, warnings: &mut Vec<String>) {
     ];
     let given = given.into_iter().filter(|(_, given)| *given).map(|(word, _)| word);
     if !settings.has_server_tls() {
+        if tls.on {
+            warnings.push(
+                "server_tls has no effect: every server says tls off for itself (server N tls)"
+                    .into(),
+            );
+        }
         warnings.extend(given.map(|word| {
             format!("{word} has no effect: no server speaks TLS; see server_tls and server N tls")
         }));
     } else if tls.ca.is_some() && !tls.verify {
         warnings.push("server_tls_ca has no effect: server_tls_verify is off".into());
+    }
+    if settings.has_server_tls() && settings.proxy_out != ProxyOut::Off {
+        let version = settings.proxy_out;
+        warnings.push(format!(
+            "proxy_protocol out {version}: a server with TLS gets the header inside TLS; one that \
+             reads it before TLS (nginx: listen ssl proxy_protocol, haproxy: bind ssl \
+             accept-proxy) fails. There the header must be read behind TLS, or say tls off"
+        ));
     }
 }
 
@@ -110,5 +125,24 @@ mod tests {
         };
         assert_eq!(said(&on), ["server_tls_ca has no effect: server_tls_verify is off"]);
         assert_eq!(said(&settings(|_| ())), [""; 0]);
+        let exceptions = settings(|settings| {
+            settings.server_tls.on = true;
+            for server in settings.servers.iter_mut().flatten() {
+                server.transport = ServerTransport::Plain;
+            }
+        });
+        let [line] = &said(&exceptions)[..] else { panic!() };
+        assert!(line.starts_with("server_tls has no effect: every server says tls off"), "{line}");
+    }
+
+    #[test]
+    fn where_a_proxy_header_travels_is_told() {
+        let mut given = settings(|settings| settings.server_tls.on = true);
+        assert_eq!(said(&given), [""; 0]);
+        given.proxy_out = ProxyOut::V2;
+        let [line] = &said(&given)[..] else { panic!() };
+        assert!(line.starts_with("proxy_protocol out v2: a server with TLS gets"), "{line}");
+        given.server_tls.on = false;
+        assert_eq!(said(&given), [""; 0]);
     }
 }

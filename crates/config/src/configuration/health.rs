@@ -39,10 +39,12 @@ pub(super) fn warnings(settings: &Settings, warnings: &mut Vec<String>) {
         && settings.emergency.is_none()
         && modes.all(|mode| mode != ServerMode::Ready)
     {
-        warnings.push(
-            "all servers are in state drain or maint: no new client is served; see server N state"
-                .into(),
-        );
+        let fate = match settings.hold {
+            0 => "no new client is served".to_owned(),
+            hold => format!("new clients wait up to {hold} s for one (hold)"),
+        };
+        warnings
+            .push(format!("all servers are in state drain or maint: {fate}; see server N state"));
     }
 }
 

@@ -15,7 +15,7 @@ pub fn warnings(listen: &[Address], settings: &Settings) -> Vec<String> {
     }
     modes(settings, &mut warnings);
     health::warnings(settings, &mut warnings);
-    limits::warnings(settings, &mut warnings);
+    limits::warnings(listen, settings, &mut warnings);
     check_server_tls::warnings(settings, &mut warnings);
     for (list, what) in lists_in_use(settings) {
         if list > 0 && is_empty(settings, list) {
@@ -26,12 +26,13 @@ pub fn warnings(listen: &[Address], settings: &Settings) -> Vec<String> {
     }
     if settings.abuse.is_some()
         && is_empty(settings, settings.client_acl)
-        && !(settings.per_client.is_on() && settings.per_client.abuse_over)
+        && !settings.per_client.abuse_over
     {
         let list = settings.client_acl;
         warnings.push(format!(
             "the abuse server (-B) gets no client: client_acl refers to list {list}, which is \
-             empty and refuses nobody"
+             empty and refuses nobody, and abuse_over is off, which sends those beyond a limit per \
+             client there"
         ));
     }
     warnings

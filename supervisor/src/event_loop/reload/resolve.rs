@@ -95,7 +95,9 @@ impl Supervisor {
         let has_any =
             |settings: &Settings| settings.server_count() > 0 || settings.emergency.is_some();
         if has_any(running) && !has_any(&settings) && !settings.dummy {
-            return Err(one("server: none would be left".into()));
+            return Err(one("server: none would be left; give another one first (server, \
+                            servers_from), or an emergency server"
+                .into()));
         }
         settings.generation = running.generation + 1;
         settle_epochs(running, &mut settings);

@@ -78,6 +78,9 @@ pub(crate) fn server_tls_name(
         return Ok(Command::Setting(Setting::ServerTlsName(None)));
     }
     let Some(text) = words.next() else { return Ok(shown(entry)) };
+    if text.eq_ignore_ascii_case("off") {
+        return Err(entry.wrong("to have none, say no server_tls_name; a host off is 'off.'"));
+    }
     let name = text.parse().map_err(|why| entry.wrong(why))?;
     Ok(Command::Setting(Setting::ServerTlsName(Some(name))))
 }
