@@ -9,12 +9,12 @@
 //! of held locks consists of pointers inside the shared memory, through which a hostile worker
 //! could write into its siblings.)
 //!
-//! No worker waits for long. A turn needs microseconds. But on a loaded machine its owner may have
-//! to wait for a processor in the middle of it, while others run for their time slices. That is no
-//! fault, so a turn is stuck only after [`WAIT`]: many slices. An owner that is stopped, or dead
-//! and not yet reclaimed, costs each other worker one [`WAIT`]. After that, the lock is only tried
-//! until this turn is over. A hostile owner can show another turn each time. So a worker that
-//! waited in vain [`VAIN_WAITS`] times within [`DISTRUST`] does not wait at all until that is over.
+//! A turn needs microseconds. But on a loaded machine its owner may have to wait for a processor in
+//! the middle of it, while others run for their time slices. That is no fault, so a turn is stuck
+//! only after [`WAIT`]: many slices. An owner that is stopped, or dead and not yet reclaimed, costs
+//! each other worker one [`WAIT`] for each lock that it has. After that, the lock is only tried
+//! until this turn is over. A hostile owner can show another turn each time, or give the lock back
+//! just in time. So a worker waits no longer than [`BUDGET`] in each [`PERIOD`], in vain or not.
 //! The supervisor never takes a lock.
 //!
 //! Orderings: taking is Acquire, giving back and reclaiming are Release, so that an owner sees all
@@ -43,17 +43,20 @@ pub(crate) enum LockTaken {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct LockStuck;
 
-/// The locks that one worker recently could not take.
+/// What one worker knows of locks that it could not take, and how long it waited.
 #[derive(Debug, Default)]
 pub(crate) struct StuckLocks {
-    vain: Vec<VainWait>,
+    /// The last ones, the oldest first.
+    stuck: Vec<StuckTurn>,
+    /// When the present period began, and how long this worker has waited in it.
+    period: Option<(Instant, Duration)>,
     /// How many locks it has taken, for the words of its turns.
     turns: u32,
 }
 
-/// A wait after which the lock still was not there.
+/// A turn that lasts too long.
 #[derive(Debug)]
-struct VainWait {
+struct StuckTurn {
     id: LockId,
     turn: Turn,
     /// Until when it counts.
@@ -94,11 +97,15 @@ impl TableLock {
                 Err(_) => std::hint::spin_loop(),
             }
         }
-        if !stuck.is_worth_a_wait(id, self.turn()) {
+        let most = stuck.patience(id, self.turn());
+        if most.is_zero() {
             return Err(LockStuck);
         }
-        self.wait(me).map_err(|turn| {
-            stuck.insert(id, turn);
+        let begun = Instant::now();
+        let taken = self.wait(me, most);
+        stuck.spend(begun.elapsed());
+        taken.map_err(|turn| {
+            turn.into_iter().for_each(|turn| stuck.insert(id, turn));
             LockStuck
         })
     }
@@ -144,9 +151,9 @@ impl TableLock {
     }
 
     /// # Errors
-    /// The turn that lasts too long.
-    fn wait(&self, me: u32) -> Result<LockTaken, Turn> {
-        let longest = Patience::new(LONGEST);
+    /// The turn that lasts too long; `None` if the turns go on, but the time `most` is over.
+    fn wait(&self, me: u32, most: Duration) -> Result<LockTaken, Option<Turn>> {
+        let longest = Patience::new(most);
         let (mut turn, mut patience) = (self.turn(), Patience::new(WAIT));
         while let (Some(left), Some(_)) = (patience.left(), longest.left()) {
             // A release wakes only one sleeper and removes the mark. So a worker that may have
@@ -168,7 +175,8 @@ impl TableLock {
                 Err(_) => {}
             }
         }
-        self.attempt(me, WAITERS).map_err(Turn::of)
+        let is_stuck = |now| patience.left().is_none() && Turn::of(now) == turn;
+        self.attempt(me, WAITERS).map_err(|now| is_stuck(now).then_some(turn))
     }
 
     fn turn(&self) -> Turn {
@@ -214,23 +222,40 @@ impl StuckLocks {
         self.turns << TURN.trailing_zeros() & TURN | (row + 1)
     }
 
-    /// Whether to wait for a lock: not for a turn that was waited for in vain, and not if there
-    /// were too many such waits.
-    fn is_worth_a_wait(&mut self, id: LockId, turn: Turn) -> bool {
-        if self.vain.is_empty() {
-            return true;
+    /// How long to wait for a lock: not at all for a turn that is known to last too long, and not
+    /// longer than the period allows.
+    fn patience(&mut self, id: LockId, turn: Turn) -> Duration {
+        if cfg!(loom) {
+            return LONGEST;
         }
         let now = Instant::now();
-        self.vain.retain(|vain| vain.until > now);
-        if let Some(vain) = self.vain.iter_mut().find(|vain| vain.id == id && vain.turn == turn) {
-            vain.until = now + DISTRUST;
-            return false;
+        self.stuck.retain(|stuck| stuck.until > now);
+        let known = self.stuck.iter_mut().find(|stuck| stuck.id == id && stuck.turn == turn);
+        if let Some(stuck) = known {
+            stuck.until = now + PERIOD;
+            return Duration::ZERO;
         }
-        self.vain.len() < VAIN_WAITS
+        if self.period.is_none_or(|(begun, _)| now.duration_since(begun) >= PERIOD) {
+            self.period = Some((now, Duration::ZERO));
+        }
+        let waited = self.period.map_or(Duration::ZERO, |(_, waited)| waited);
+        BUDGET.saturating_sub(waited).min(LONGEST)
+    }
+
+    /// Notes a wait. Short ones do not count: they are part of a busy lock.
+    fn spend(&mut self, time: Duration) {
+        if let Some((_, waited)) = &mut self.period
+            && time > SLICE
+        {
+            *waited += time;
+        }
     }
 
     fn insert(&mut self, id: LockId, turn: Turn) {
-        self.vain.push(VainWait { id, turn, until: Instant::now() + DISTRUST });
+        if self.stuck.len() == MOST_STUCK {
+            self.stuck.remove(0);
+        }
+        self.stuck.push(StuckTurn { id, turn, until: Instant::now() + PERIOD });
     }
 }
 
@@ -249,13 +274,17 @@ const WAIT: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_millis(100);
 
 /// The longest single sleep: an owner may die between giving the lock back and waking a sleeper.
+/// Only longer waits count for the budget.
 const SLICE: Duration = Duration::from_millis(1);
 
-/// How long a vain wait counts.
-const DISTRUST: Duration = Duration::from_secs(1);
+/// How long a worker waits in a [`PERIOD`], for all locks together.
+const BUDGET: Duration = Duration::from_millis(200);
 
-/// So many vain waits are too many. A worker spends at most a fifth of its time in them.
-const VAIN_WAITS: usize = 2;
+/// The period of the budget, and how long a stuck turn is known without a look at it.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// So many stuck turns are known at most. More need a hostile worker, and cost it nothing.
+const MOST_STUCK: usize = 64;
 
 const LEAVE_TRIES: u32 = 64;
 
@@ -293,22 +322,50 @@ mod tests {
         let mut owner = StuckLocks::default();
         lock.take(0, ID, &mut owner).unwrap();
         assert_eq!(lock.take(1, ID, &mut stuck), Err(LockStuck));
-        assert!(!stuck.is_worth_a_wait(ID, lock.turn()), "the turn is known");
+        assert!(stuck.patience(ID, lock.turn()).is_zero(), "the turn is known");
         lock.give_back(0);
         lock.take(0, ID, &mut owner).unwrap();
-        assert!(stuck.is_worth_a_wait(ID, lock.turn()));
+        assert!(!stuck.patience(ID, lock.turn()).is_zero());
     }
 
     #[test]
-    fn other_turns_at_every_look_cost_only_so_many_waits() {
-        let (mut stuck, mut hostile) = (StuckLocks::default(), StuckLocks::default());
-        for _ in 0..VAIN_WAITS {
-            let turn = Turn::of(hostile.next_turn(0));
-            assert!(stuck.is_worth_a_wait(ID, turn));
-            stuck.insert(ID, turn);
+    fn waits_for_one_stuck_owner_do_not_end_those_for_others() {
+        let (mut stuck, mut owner) = (StuckLocks::default(), StuckLocks::default());
+        let locks: [TableLock; 4] = Default::default();
+        let ids = [0, 1, 2, 3].map(LockId::Limit);
+        for (lock, id) in locks.iter().zip(ids) {
+            lock.take(0, id, &mut owner).unwrap();
+            stuck.insert(id, lock.turn());
         }
-        assert!(!stuck.is_worth_a_wait(LockId::Nets(3), Turn::of(hostile.next_turn(0))));
-        stuck.vain.iter_mut().for_each(|vain| vain.until -= DISTRUST);
-        assert!(stuck.is_worth_a_wait(ID, Turn::of(hostile.next_turn(0))));
+        assert!(locks.iter().zip(ids).all(|(lock, id)| stuck.patience(id, lock.turn()).is_zero()));
+        assert_eq!(stuck.patience(ID, locks[0].turn()), LONGEST);
+    }
+
+    #[test]
+    fn other_turns_and_late_returns_cost_no_more_than_the_budget() {
+        let mut stuck = StuckLocks::default();
+        let mut hostile = StuckLocks::default();
+        let mut waited = Duration::ZERO;
+        for number in 0..100 {
+            let turn = Turn::of(hostile.next_turn(0));
+            let most = stuck.patience(LockId::Nets(number), turn).min(Duration::from_millis(95));
+            stuck.spend(most);
+            waited += most;
+        }
+        assert_eq!(waited, BUDGET);
+        // Short waits of a busy lock do not count.
+        stuck.period = None;
+        for _ in 0..1000 {
+            assert_eq!(stuck.patience(ID, Turn(0)), LONGEST);
+            stuck.spend(SLICE);
+        }
+    }
+
+    #[test]
+    fn turns_that_go_on_are_not_stuck() {
+        let (lock, mut owner) = (TableLock::default(), StuckLocks::default());
+        lock.take(0, ID, &mut owner).unwrap();
+        assert_eq!(lock.wait(2, Duration::from_millis(1)), Err(None), "less than a wait");
+        assert_eq!(lock.wait(2, LONGEST), Err(Some(lock.turn())));
     }
 }

@@ -169,7 +169,7 @@ impl Supervisor {
             None => self.reclaim(death.row.row),
             Some(_) => {
                 // Nobody can take back a lock in that table. Its workers take no clients, and wait
-                // for a lock at most 5 ms.
+                // for it in vain only once.
                 self.old.order_republish(death.row.table);
                 self.copy_old_tables(now);
             }

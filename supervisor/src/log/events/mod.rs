@@ -79,8 +79,8 @@ pub(crate) fn line(event: &Event, settings: &Settings) -> Option<String> {
             format!("{lines} connection log lines were lost: {}", log_failure(*number))
         }
         Event::LockStuck => format!(
-            "the client table is locked by a worker that has not gone on for 50 ms: clients are \
-             placed without being remembered{LOCKED}"
+            "the client table was locked for too long: clients are placed without being \
+             remembered{LOCKED}"
         ),
         Event::HandshakeFailed { client, reason, certificate, others } => {
             let (client, reason) = (ClientKey::from_bytes(*client), handshake(reason));
@@ -128,7 +128,7 @@ pub(crate) fn line(event: &Event, settings: &Settings) -> Option<String> {
 }
 
 /// What is behind a lock whose owner does not go on, and what to do.
-const LOCKED: &str = "; the machine is overloaded, or that worker is stopped and is replaced soon";
+const LOCKED: &str = "; the machine is overloaded, or a worker is stopped and is replaced soon";
 
 fn address_changed(
     server: i32,
