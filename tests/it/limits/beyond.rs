@@ -176,6 +176,27 @@ fn an_abuse_server_that_is_gone_leaves_them_to_the_tarpit() {
 }
 
 #[test]
+fn in_a_pause_none_waits_and_the_abuse_server_gets_none() {
+    let [server, abuse] = [Backend::named("a"), Backend::named("abuse")];
+    let operand = abuse.operand();
+    let pen = Pen::builder()
+        .options(["-B", &operand, "-O", "per_client_max 2", "-O", "abuse_over on"])
+        .control()
+        .server(&server)
+        .start();
+    let _held = fill(&pen, client(1), 2);
+    pen.tells("pause", "");
+    assert_eq!(fate(&pen, 1), "beyond per_client_max: the connection would be reset");
+    assert!(is_reset(&pen.connect(client(1))));
+    let other = pen.connect(client(2));
+    eventually("another client waits", || overview(&pen)["held"] == 1);
+    pen.tells("resume", "");
+    assert_eq!(other.line().as_deref(), Some("a"));
+    let (_diverted, name) = pen.hold(client(1)).expect("the abuse server has room");
+    assert_eq!(name, "abuse");
+}
+
+#[test]
 fn a_client_whose_connections_went_to_the_abuse_server_keeps_its_own_server() {
     let [one, two, abuse] = [Backend::named("a"), Backend::named("b"), Backend::named("abuse")];
     let operand = abuse.operand();

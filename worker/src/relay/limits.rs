@@ -8,7 +8,7 @@
 //! With `abuse_over`, the abuse server gets a connection beyond a limit. If there is none that can
 //! be used, it is kept open with `tarpit`: nothing is read from it, nothing is sent, and its
 //! receive buffer is as small as the kernel allows. Otherwise, or without room, it is reset. It
-//! never waits for a server.
+//! never waits for a server, so the abuse server gets none in a pause.
 
 use pen_config::ids::ClientKey;
 use pen_config::per_client::PerClient;
@@ -21,7 +21,7 @@ use crate::relay::connection::end::ConnectionEnd;
 use crate::relay::connection::endpoint::reset_on_close;
 use crate::relay::connection::pool::Pool;
 use crate::relay::connection::timers::{Queue, Step};
-use crate::relay::connection::{ConnectionState, Judged, Piece};
+use crate::relay::connection::{ConnectionState, FirstStep, Judged, Piece};
 
 /// The part of the connections under `-x` that may be kept open and silent.
 const TARPIT_PART: u32 = 4;
@@ -132,7 +132,7 @@ impl Relay<'_> {
 
     /// What becomes of a connection beyond a limit; true: it goes on, to the abuse server.
     fn treat_beyond(&mut self, slot: u32, exceeded: Exceeded, watch: Watch) -> bool {
-        let goes_on = uses_abuse_server(&self.settings);
+        let goes_on = uses_abuse_server(&self.settings) && self.first_step != FirstStep::Hold;
         if !goes_on {
             self.stop_beyond(slot, exceeded, watch);
         }

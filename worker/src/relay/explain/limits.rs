@@ -1,13 +1,14 @@
 //! What the limits per client make of a client's next connection.
 
+use pen_config::checks::Admission;
 use pen_config::ids::ClientKey;
 use pen_ipc::text::plural;
 use pen_table::Exceeded;
 
 use crate::relay::Relay;
+use crate::relay::explain::reason_of;
 use crate::relay::explain::view::Looked;
 use crate::relay::explain::words::{secured, why_not};
-use crate::relay::explain::{pause, reason_of};
 use crate::relay::limits::{tarpit_room, uses_abuse_server};
 use crate::relay::select::{Candidate, Placement};
 
@@ -72,30 +73,40 @@ impl Relay<'_> {
     /// What becomes of a connection beyond a limit, in the order of `relay::limits`. Why the abuse
     /// server cannot be used is added to the lines.
     fn fate(&self, key: ClientKey, lines: &mut Vec<String>) -> String {
-        let settings = &self.settings;
-        if uses_abuse_server(settings) {
-            lines.extend(pause(settings));
-            let servers = self.farm();
-            let farm = Looked::new(&servers, settings);
-            let client = Candidate { key, port: 0, recorded: None, permitted: false };
-            let mut placement = Placement::new(settings, &farm, client, &mut |_, _| ());
-            while let Some(trial) = placement.next(settings, &farm) {
-                match placement.judge(settings, &farm, key, trial) {
-                    Ok(_) => {
-                        let secured = secured(settings, trial.target);
-                        return format!("would go to the abuse server (abuse_over){secured}");
-                    }
-                    Err(refusal) => {
-                        let reason = &|row| reason_of(&self.worker_table, row);
-                        lines.push(why_not(settings, trial.target, refusal, self.now, reason));
-                    }
-                }
-            }
+        if let Some(secured) = self.abuse_server_takes(key, lines) {
+            return format!("would go to the abuse server (abuse_over){secured}");
         }
-        let seconds = settings.per_client.tarpit;
-        match seconds > 0 && self.worker_table.tarpitted() < tarpit_room(settings) {
+        let seconds = self.settings.per_client.tarpit;
+        match seconds > 0 && self.worker_table.tarpitted() < tarpit_room(&self.settings) {
             true => format!("would be kept open and silent for {seconds} s (tarpit)"),
             false => "would be reset".into(),
         }
+    }
+
+    /// Whether the abuse server takes a connection beyond a limit, and what the explanation says of
+    /// TLS to it.
+    fn abuse_server_takes(&self, key: ClientKey, lines: &mut Vec<String>) -> Option<String> {
+        let settings = &self.settings;
+        if !uses_abuse_server(settings) {
+            return None;
+        }
+        if settings.admission == Admission::Paused {
+            lines.push("the abuse server gets no client until resume (pause)".into());
+            return None;
+        }
+        let servers = self.farm();
+        let farm = Looked::new(&servers, settings);
+        let client = Candidate { key, port: 0, recorded: None, permitted: false };
+        let mut placement = Placement::new(settings, &farm, client, &mut |_, _| ());
+        while let Some(trial) = placement.next(settings, &farm) {
+            match placement.judge(settings, &farm, key, trial) {
+                Ok(_) => return Some(secured(settings, trial.target)),
+                Err(refusal) => {
+                    let reason = &|row| reason_of(&self.worker_table, row);
+                    lines.push(why_not(settings, trial.target, refusal, self.now, reason));
+                }
+            }
+        }
+        None
     }
 }

@@ -54,12 +54,18 @@ impl Relay<'_> {
         }
     }
 
-    /// Chooses a server after the preface, unless a pause began meanwhile.
+    /// Chooses a server after the preface, unless a pause began meanwhile. A connection beyond a
+    /// limit does not wait for its end.
     fn end_preface(&mut self, slot: u32) {
         self.connections.stop(slot);
         self.connections[slot].state = ConnectionState::Connecting;
         match self.first_step {
-            FirstStep::Hold => self.hold(slot, HoldReason::Paused),
+            FirstStep::Hold => match self.connections[slot].judged {
+                Judged::Beyond(exceeded) => self.stop_beyond(slot, exceeded, Watch::Done),
+                Judged::HeaderDue | Judged::Within | Judged::Counted => {
+                    self.hold(slot, HoldReason::Paused)
+                }
+            },
             FirstStep::Server | FirstStep::Preface => self.choose_server(slot),
         }
     }
