@@ -38,7 +38,9 @@ impl Supervisor {
     /// instead: otherwise a worker could have no server for a client in between, or send one to a
     /// server that has left. [`Supervisor::restate_left`] follows when all have the settings.
     pub(in crate::event_loop) fn restate_new(&mut self, before: &Settings) {
-        self.leaving = leaving(before, &self.context.settings);
+        let table = &self.context.table;
+        let is_closed = |id: ServerId| is_closed(table, id);
+        self.leaving = leaving(before, &self.context.settings, is_closed);
         self.restate();
     }
 
@@ -63,24 +65,33 @@ impl Supervisor {
 }
 
 /// The servers that are no more, or whose records are gone, by other settings than before. Also
-/// those whose records were gone before, and of which another server has the number now: a worker
-/// would send new clients to the one before.
-fn leaving(before: &Settings, after: &Settings) -> BTreeSet<ServerId> {
+/// those that are closed to new clients (`is_closed`), and of which another server has the number
+/// now, or the same at another address: a worker would send new clients to where it was.
+fn leaving(
+    before: &Settings,
+    after: &Settings,
+    is_closed: impl Fn(ServerId) -> bool,
+) -> BTreeSet<ServerId> {
     let leaves = |id: &ServerId| {
         let target = Target::Server(*id);
         match (before.target(target), after.target(target)) {
             (Some(_), None) => true,
             (Some(old), Some(new)) => match (old.record, new.record) {
-                (Record::Gone, Record::Own | Record::Present | Record::Gone) => {
-                    old.address != new.address
-                }
                 (Record::Own | Record::Present, Record::Gone) => true,
-                (Record::Own | Record::Present, Record::Own | Record::Present) => false,
+                (Record::Gone, Record::Own | Record::Present | Record::Gone)
+                | (Record::Own | Record::Present, Record::Own | Record::Present) => {
+                    old.address != new.address && is_closed(*id)
+                }
             },
             (None, Some(_) | None) => false,
         }
     };
     before.configured().map(|(id, _)| id).filter(leaves).collect()
+}
+
+/// Whether the table says that a server is not for new clients.
+fn is_closed(table: &Table, server: ServerId) -> bool {
+    table.server_totals(server.0.into()).standing != Standing::default()
 }
 
 fn restate(settings: &Settings, known: &Checks, leaving: &BTreeSet<ServerId>, table: &Table) {
@@ -160,7 +171,7 @@ mod tests {
 
     #[test]
     fn servers_that_leave_keep_their_standing_until_the_workers_know() {
-        let shape = Shape { clients: 1, servers: 7, rows: 1, connections: 8 };
+        let shape = Shape { clients: 1, servers: 9, rows: 1, connections: 8 };
         let table = Table::create(shape).unwrap();
         let at = |last, mode, record| {
             let address = Address::Inet(([10, 0, 0, last], 80).into());
@@ -177,6 +188,8 @@ mod tests {
             None,
             server(Ready, Gone),
             server(Ready, Gone),
+            server(Maint, Own),
+            server(Ready, Own),
         ]);
         let after = settings(vec![
             server(Ready, Gone),
@@ -185,21 +198,28 @@ mod tests {
             server(Drain, Own),
             server(Ready, Present),
             at(2, Ready, Present),
+            at(2, Ready, Own),
+            at(2, Maint, Own),
         ]);
-        let modes = || (0..6).map(|row| table.server_totals(row).standing.mode).collect::<Vec<_>>();
+        let modes = || (0..8).map(|row| table.server_totals(row).standing.mode).collect::<Vec<_>>();
         let (known, none) = (Checks::default(), BTreeSet::new());
         restate(&before, &known, &none, &table);
         use TableMode as M;
-        assert_eq!(modes(), [M::Ready, M::Drain, M::Ready, M::Ready, M::Drain, M::Drain]);
-        let leaving = leaving(&before, &after);
-        assert_eq!(leaving, BTreeSet::from([0, 1, 5].map(ServerId)));
+        let was = [M::Ready, M::Drain, M::Ready, M::Ready, M::Drain, M::Drain, M::Maint, M::Ready];
+        assert_eq!(modes(), was);
+        let leaving = leaving(&before, &after, |id| is_closed(&table, id));
+        assert_eq!(leaving, BTreeSet::from([0, 1, 5, 6].map(ServerId)));
+        // The last one is closed at once: those who know it are to leave it alone.
+        let between =
+            [M::Ready, M::Drain, M::Maint, M::Drain, M::Ready, M::Drain, M::Maint, M::Maint];
         // A verdict or the death of a worker may have it done again in between.
         for _ in 0..2 {
             restate(&after, &known, &leaving, &table);
-            assert_eq!(modes(), [M::Ready, M::Drain, M::Maint, M::Drain, M::Ready, M::Drain]);
+            assert_eq!(modes(), between);
         }
         restate(&after, &known, &none, &table);
-        assert_eq!(modes(), [M::Drain, M::Ready, M::Maint, M::Drain, M::Ready, M::Ready]);
+        let now = [M::Drain, M::Ready, M::Maint, M::Drain, M::Ready, M::Ready, M::Ready, M::Maint];
+        assert_eq!(modes(), now);
         // The one whose record is there again has come back, and begins slowly.
         let returned = |row| table.worker_table(0).returned(row) > 0;
         assert_eq!([returned(0), returned(2), returned(4)], [false, false, true]);
