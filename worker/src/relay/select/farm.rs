@@ -2,6 +2,10 @@
 
 use pen_table::{Knows, ServerView};
 
+/// How often a worker tries to move the cursor. Others that work move it between two tries now and
+/// then, and one that is hostile always.
+pub const CURSOR_TRIES: u32 = 64;
+
 /// Why only this worker passes over a server.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Hindrance {

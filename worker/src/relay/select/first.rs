@@ -6,6 +6,7 @@ use pen_config::ids::ServerId;
 use pen_config::settings::{Method, Settings};
 
 use crate::relay::select::choices::Choosing;
+use crate::relay::select::farm::CURSOR_TRIES;
 use crate::relay::select::hash::hashed;
 use crate::relay::select::judge::{Asks, SelectionRefusal, eligible};
 use crate::relay::select::{Candidate, Trial, rotation, slow_start};
@@ -62,17 +63,21 @@ pub(super) fn first(
     }
 }
 
-/// The next available server after the cursor, which moves there. All workers share one sequence.
+/// The next available server after the cursor, which moves there. All workers share one sequence,
+/// unless a hostile one writes the cursor all the time.
 pub(super) fn round_robin(
     settings: &Settings,
     farm: &impl Choosing,
     is_available: &mut impl FnMut(ServerId) -> bool,
 ) -> Option<ServerId> {
-    loop {
+    let mut found = None;
+    for _ in 0..CURSOR_TRIES {
         let cursor = farm.cursor();
         let id = rotation(settings.server_count(), cursor).find(|id| is_available(*id))?;
+        found = Some(id);
         if farm.advance_cursor(cursor, u32::from(id.0)) {
-            return Some(id);
+            break;
         }
     }
+    found
 }

@@ -30,6 +30,8 @@ struct Model {
     standings: Vec<Standing>,
     connections: Vec<u32>,
     cursor: Cell<u32>,
+    /// Another worker writes the cursor all the time.
+    has_hostile_sibling: bool,
     hindered: Vec<Option<Hindrance>>,
     choices: RefCell<Choices>,
     now: Cell<u64>,
@@ -65,6 +67,10 @@ impl Farm for Model {
         self.cursor.get()
     }
     fn advance_cursor(&self, from: u32, to: u32) -> bool {
+        if self.has_hostile_sibling {
+            self.cursor.set(self.cursor.get() ^ 1);
+            return false;
+        }
         assert_eq!(from, self.cursor.get());
         self.cursor.set(to);
         true
@@ -126,6 +132,16 @@ fn order(settings: &Settings, farm: &Model, recorded: Option<Target>) -> Vec<i32
     let client = Candidate { permitted: client_permitted(settings, client.key), ..client };
     let mut placement = placed(settings, farm, client, &mut |_, _| ());
     std::iter::from_fn(|| placement.next(settings, farm)).map(|trial| trial.target.code()).collect()
+}
+
+#[test]
+fn a_sibling_that_writes_the_cursor_all_the_time_ends_no_choice() {
+    for leastconn in [false, true] {
+        let selection = Selection { leastconn, ..Selection::default() };
+        let settings = farm_of(3, selection);
+        let farm = Model { has_hostile_sibling: true, ..Model::default() };
+        assert_eq!(order(&settings, &farm, None).len(), 3);
+    }
 }
 
 #[test]

@@ -3,16 +3,19 @@
 //! Clients that come one after the other leave every server at load 0. If a tie went to the lowest
 //! number, server 0 would get all of them. So tied servers share the turns by their weights.
 
-use crate::relay::select::farm::Farm;
+use crate::relay::select::farm::{CURSOR_TRIES, Farm};
 
-/// A turn that no other worker gets: the cursor's value before it moved.
+/// A turn that no other worker gets: the cursor's value before it moved. If a hostile worker writes
+/// the cursor all the time, others may get the same.
 pub(super) fn next_turn(farm: &impl Farm) -> u32 {
-    loop {
-        let turn = farm.cursor();
+    let mut turn = farm.cursor();
+    for _ in 0..CURSOR_TRIES {
         if farm.advance_cursor(turn, turn.wrapping_add(1)) {
-            return turn;
+            break;
         }
+        turn = farm.cursor();
     }
+    turn
 }
 
 /// The order of turns, with the stride of the last sum of weights, which mostly comes again.
