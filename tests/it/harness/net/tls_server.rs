@@ -13,7 +13,7 @@ use rustls::{
 };
 use socket2::Socket;
 
-use super::backend::Backend;
+use super::backend::{Backend, Gate};
 use super::tls::{Authority, Identity};
 
 /// A connection that a server had.
@@ -55,6 +55,7 @@ pub struct TlsServer {
     manner: Manner,
     versions: &'static [&'static SupportedProtocolVersion],
     asks: Option<CertificateDer<'static>>,
+    gate: Option<Gate>,
 }
 
 /// A server that runs.
@@ -68,7 +69,7 @@ impl TlsServer {
     /// A server with this certificate that says its name.
     pub fn named(name: &str, identity: Identity) -> TlsServer {
         let (versions, manner) = (rustls::ALL_VERSIONS, Manner::Greets(name.to_owned()));
-        TlsServer { identity, manner, versions, asks: None }
+        TlsServer { identity, manner, versions, asks: None, gate: None }
     }
 
     /// Waits for `request` and answers with `answer` instead.
@@ -102,6 +103,12 @@ impl TlsServer {
         self
     }
 
+    /// Begins no handshake before the gate is open.
+    pub fn waits(mut self, gate: &Gate) -> TlsServer {
+        self.gate = Some(gate.clone());
+        self
+    }
+
     /// Runs at a port of its own.
     pub fn start(self) -> Secured {
         let (seen, behaviour) = self.behaviour();
@@ -126,7 +133,7 @@ impl TlsServer {
     }
 
     fn behaviour(self) -> (Record, impl Fn(&Socket) -> io::Result<()> + Send + Sync + 'static) {
-        let TlsServer { identity, manner, versions, asks } = self;
+        let TlsServer { identity, manner, versions, asks, gate } = self;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = ServerConfig::builder_with_provider(provider.clone())
             .with_protocol_versions(versions)
@@ -148,7 +155,10 @@ impl TlsServer {
         config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().unwrap();
         let (config, seen) = (Arc::new(config), Record::default());
         let noted = seen.clone();
-        (seen, move |socket: &Socket| serve(&config, &manner, socket, &noted))
+        (seen, move |socket: &Socket| {
+            gate.iter().for_each(Gate::pass);
+            serve(&config, &manner, socket, &noted)
+        })
     }
 }
 

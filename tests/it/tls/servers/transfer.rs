@@ -8,7 +8,7 @@ use super::pen;
 use crate::harness::numbers::Bytes;
 use crate::harness::tls::{Authority, ONLY_12, ONLY_13, write};
 use crate::harness::tls_server::{Secured, TlsServer};
-use crate::harness::{Builder, Pen, eventually};
+use crate::harness::{Builder, Gate, Pen, eventually};
 
 const LOCALHOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
@@ -192,6 +192,22 @@ fn a_request_that_was_cut_is_cut_for_the_server_too() {
     client.send("the first half");
     eventually("it has come", || server.seen()[0].bytes == b"the first half");
     client.socket.shutdown(Shutdown::Write).unwrap();
+    eventually("nothing is left", || pen.report().in_use() == 0 && server.backend.open() == 0);
+    assert!(!server.seen()[0].ended);
+}
+
+#[test]
+fn a_client_that_is_cut_before_its_first_byte_leaves_the_server_a_finished_handshake() {
+    let root = Authority::root("root");
+    let gate = Gate::closed();
+    let server = TlsServer::named("", root.issue(&["127.0.0.1"])).answers("request", "answer");
+    let server = server.speaks(ONLY_13).waits(&gate).start();
+    let pen = both(&root, &server);
+    let client = root.client().connect(pen.address(), "localhost").unwrap();
+    eventually("pen is with the server", || server.backend.accepted() == 1);
+    client.socket.shutdown(Shutdown::Write).unwrap();
+    gate.open();
+    eventually("the handshake is over", || server.seen().len() == 1);
     eventually("nothing is left", || pen.report().in_use() == 0 && server.backend.open() == 0);
     assert!(!server.seen()[0].ended);
 }

@@ -312,12 +312,14 @@ fn pass_end(from: &Endpoint, to: &mut Endpoint, tools: &mut Tools) {
     if to.send_state() != SendState::Open {
         return;
     }
-    if from.is_cut()
-        && let Some(session) = &mut to.session
-    {
-        // Somebody on the way may have forged the end of file. pen must not vouch for data that
-        // its sender has not vouched for.
-        session.cut();
+    if from.is_cut() {
+        // A server's handshake has an end all the same.
+        endpoint::send_waiting(to);
+        if let Some(session) = &mut to.session {
+            // Somebody on the way may have forged the end of file. pen must not vouch for data
+            // that its sender has not vouched for.
+            session.cut();
+        }
     }
     // With both directions at their end, the sockets are about to be closed.
     let closing = to.recv == RecvState::Ended && from.held.is_none();
