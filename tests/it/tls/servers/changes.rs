@@ -1,15 +1,16 @@
 //! Commands, reloads and files.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::net::Ipv4Addr;
 
 use rustix::process::Signal;
 
-use super::pen;
+use super::{failures, pen};
 use crate::checks::checker;
 use crate::harness::tls::{Authority, write};
 use crate::harness::tls_server::TlsServer;
-use crate::harness::{Backend, Pen, eventually, needs_root};
+use crate::harness::{Backend, Gate, Pen, eventually, needs_root};
 use crate::tls::keys::{holds, prime};
 
 const LOCALHOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
@@ -57,6 +58,46 @@ fn a_command_turns_tls_on_and_off_for_one_server_or_all() {
     }
     let refused = pen.refuses("server_tls_ca /etc/passwd");
     assert!(refused.contains("only the file of -F can say this"), "{refused}");
+}
+
+/// A server without TLS that answers a hello with something else once the gate is open, and says
+/// that it had one.
+fn without_tls(gate: &Gate, hello: &Gate) -> Backend {
+    let (gate, hello) = (gate.clone(), hello.clone());
+    Backend::with(move |mut socket| {
+        let mut first = [0];
+        socket.read_exact(&mut first)?;
+        if first != [22] {
+            return socket.write_all(b"plain\n");
+        }
+        hello.open();
+        gate.pass();
+        socket.write_all(b"220 mail.example ESMTP\r\n")
+    })
+}
+
+#[test]
+fn a_server_without_tls_from_now_on_is_not_blamed_for_the_hello_before() {
+    let root = Authority::root("root");
+    let other = TlsServer::named("other", root.issue(&["127.0.0.1"])).start();
+    // With the other one, pen keeps the files of TLS.
+    for is_alone in [true, false] {
+        let (gate, hello) = (Gate::closed(), Gate::closed());
+        let changed = without_tls(&gate, &hello);
+        let builder = pen(&root).options(["-O", "timeout 60"]).server(&changed);
+        let pen = if is_alone { builder } else { builder.server(&other.backend) }.start();
+        if !is_alone {
+            pen.tell("server 1 state maint");
+        }
+        let client = pen.connect(LOCALHOST);
+        client.send("x");
+        hello.pass();
+        pen.tell("server 0 tls off");
+        gate.open();
+        assert_eq!(client.line().as_deref(), Some("plain"), "{is_alone}");
+        assert_eq!(failures(&pen, "not_tls"), 0);
+        assert!(!pen.said().contains("blacklisting"), "{}", pen.said());
+    }
 }
 
 #[test]

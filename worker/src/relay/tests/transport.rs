@@ -32,17 +32,9 @@ fn changed(
     (rig, client, deaf.hear())
 }
 
-#[test]
-fn a_server_that_no_longer_speaks_tls_gets_tls() {
-    let off = |server: &mut Option<Server>| {
-        server.as_mut().unwrap().transport = ServerTransport::Plain;
-    };
-    let (_rig, _client, mut server) = changed(ServerTransport::Tls, off);
-    assert_eq!(read(&mut server, 1), [HANDSHAKE]);
-}
-
-#[test]
-fn without_the_files_a_server_that_no_longer_speaks_tls_is_dialled_again() {
+/// A change that turns TLS off for the only server at this step of its connect. With other servers
+/// of TLS, the files stay.
+fn is_dialled_again(step: ConnectStep, files: FilesThen) {
     let deaf = Deaf::new();
     let mut settings = settings([deaf.definition()]);
     settings.server_tls.verify = false;
@@ -51,18 +43,54 @@ fn without_the_files_a_server_that_no_longer_speaks_tls_is_dialled_again() {
     let mut client = rig.client();
     client.write_all(b"request").unwrap();
     rig.report_until(|report| report.iter().any(|connection| connection.upfd >= 0));
-    rig.apply(|settings| {
-        settings.servers[0].as_mut().unwrap().transport = ServerTransport::Plain;
-    });
-    rig.send(&ToWorker::NoServerTls, None);
-    // Its answer proves that the order before it was carried out.
-    rig.report();
+    let turn_off = |rig: &mut Rig| {
+        rig.apply(|settings| {
+            settings.servers[0].as_mut().unwrap().transport = ServerTransport::Plain;
+        });
+        if let FilesThen::Gone = files {
+            rig.send(&ToWorker::NoServerTls, None);
+        }
+        // Its answer proves that the orders before it were carried out.
+        rig.report();
+    };
+    if let ConnectStep::UnderWay = step {
+        turn_off(&mut rig);
+    }
     let (listener, mut first) = deaf.open();
-    assert_eq!(end_of(&mut first).0, b"", "it was dialled for TLS");
+    match step {
+        ConnectStep::UnderWay => {
+            assert_eq!(end_of(&mut first).0, b"", "it was dialled for TLS");
+        }
+        ConnectStep::AfterHello => {
+            assert_eq!(read(&mut first, 1), [HANDSHAKE]);
+            turn_off(&mut rig);
+            first.write_all(b"220 mail.example ESMTP\r\n").unwrap();
+        }
+    }
     wait_readable(&listener);
     let mut second = patient(listener.accept().unwrap().0);
     second.set_nonblocking(false).unwrap();
     assert_eq!(read(&mut second, 7), b"request");
+}
+
+#[derive(Clone, Copy)]
+enum ConnectStep {
+    UnderWay,
+    AfterHello,
+}
+
+#[derive(Clone, Copy)]
+enum FilesThen {
+    Kept,
+    Gone,
+}
+
+#[test]
+fn a_server_that_no_longer_speaks_tls_is_dialled_again() {
+    for files in [FilesThen::Kept, FilesThen::Gone] {
+        is_dialled_again(ConnectStep::UnderWay, files);
+        is_dialled_again(ConnectStep::AfterHello, files);
+    }
 }
 
 #[test]

@@ -32,15 +32,22 @@ enum Handshake {
 impl Relay<'_> {
     /// Begins the handshake with a server that is connected.
     pub(in crate::relay) fn begin_securing(&mut self, slot: u32, target: Target) {
-        if self.connections[slot].since_then == ServerSince::Replaced {
-            // The name by which it was to be verified is gone. This is no fault of any server.
-            return self.connect_failed(slot, ConnectFailure::Tls(TlsFault::NoName));
+        match self.connections[slot].since_then {
+            ServerSince::Same => {}
+            // The name by which it is verified, and its sessions, are those of the new address.
+            ServerSince::Rerouted => return self.dial_again(slot, target),
+            ServerSince::Replaced => {
+                // The name by which it was to be verified is gone. This is no fault of any server.
+                return self.connect_failed(slot, ConnectFailure::Tls(TlsFault::NoName));
+            }
+        }
+        if !self.settings.speaks_tls(target) {
+            // TLS was switched off meanwhile. This is no fault of the server.
+            return self.dial_again(slot, target);
         }
         let row = self.row(target);
         let session = match &mut self.server_tls {
             Some(tls) => tls.session(row, || self.settings.tls_name(target)),
-            // TLS was switched off meanwhile. This is no fault of the server.
-            None if !self.settings.speaks_tls(target) => return self.dial_again(slot, target),
             None => Err(TlsFault::NoFiles),
         };
         match session {
@@ -109,8 +116,15 @@ impl Relay<'_> {
         Handshake::HasMore
     }
 
-    /// Handles a handshake that failed: the connect has failed.
+    /// Handles a handshake that failed: the connect has failed, unless TLS was switched off for the
+    /// server meanwhile.
     pub(in crate::relay) fn securing_failed(&mut self, slot: u32, fault: TlsFault) {
+        if let Some(target) = self.connections[slot].counted_target()
+            && !self.settings.speaks_tls(target)
+        {
+            // The hello was no longer meant for it.
+            return self.dial_again(slot, target);
+        }
         self.link.counters.server_tls_faults.count(fault.kind());
         self.connect_failed(slot, ConnectFailure::Tls(fault));
     }
@@ -121,7 +135,11 @@ impl Relay<'_> {
     pub(in crate::relay) fn note_late_refusal(&mut self, slot: u32) {
         let connection = &self.connections[slot];
         let refusal = connection.up.session.as_ref().and_then(|session| session.late_refusal());
-        if let (Some(alert), Some(target)) = (refusal, connection.counted_target()) {
+        if connection.is_outdated() {
+            // Where the server is now has refused nothing.
+            return;
+        }
+        if let (Some(alert), Some(target)) = (refusal, connection.target) {
             let fault = TlsFault::Alert(alert);
             self.link.counters.server_tls_faults.count(fault.kind());
             self.on_server_failed(target, ConnectFailure::Tls(fault));
