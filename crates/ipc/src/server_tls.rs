@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 /// Why a TLS handshake with a server failed. Append only, as all that is in an event.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 pub enum TlsFault {
-    /// It did not finish within the connect timeout.
+    /// It did not finish within the connect timeout, or before unfinished ones took too much
+    /// memory.
     Timeout,
     /// The server answers with something else than TLS.
     NotTls,

@@ -9,6 +9,7 @@
 
 use pen_config::settings::Fastclose;
 use pen_ipc::message::Event;
+use pen_ipc::server_tls::TlsFault;
 
 use crate::relay::Relay;
 use crate::relay::connection::end::ConnectionEnd;
@@ -16,7 +17,7 @@ use crate::relay::connection::endpoint::{Endpoint, RecvState, SendState, reset_o
 use crate::relay::connection::{Connection, ConnectionState, Judged, Side, Timer};
 use crate::relay::link::Rated;
 use crate::relay::transfer::pump;
-use crate::relay::transfer::unfinished::LEFT;
+use crate::relay::transfer::unfinished::{LEFT, Sender, Surplus};
 use crate::sys;
 
 /// Milliseconds that a remaining end has to close by itself after it has taken its data.
@@ -189,14 +190,19 @@ impl Relay<'_> {
         self.finish(slot, Some(ConnectionEnd::ClosedByOperator));
     }
 
-    /// Resets the connections with the oldest or most unfinished data, if there is too much.
+    /// Resets the connections with the oldest or most unfinished data, if there is too much. If a
+    /// server has sent it in its handshake, the connect has failed: another may serve the client.
     pub(in crate::relay) fn bound_unfinished(&mut self) {
-        let slots = self.io.unfinished.surplus(&self.connections.pool, self.now);
-        if slots.is_empty() {
+        let surplus = self.io.unfinished.surplus(&self.connections.pool, self.now);
+        if surplus.is_empty() {
             return;
         }
-        for slot in slots {
+        for Surplus { slot, sender } in surplus {
             let connection = &self.connections[slot];
+            if (connection.state, sender) == (ConnectionState::Securing, Sender::Server) {
+                self.securing_failed(slot, TlsFault::Timeout);
+                continue;
+            }
             connection.up.socket.iter().chain(&connection.down.socket).for_each(reset_on_close);
             self.link.counters.crowded += 1;
             self.link.count(Event::Crowded { clients: 1, kept: LEFT as u64 });

@@ -20,6 +20,11 @@ impl Relay<'_> {
         let Some(connection) = self.connections.pool.named(name) else { return };
         let state = connection.state;
         let end = connection.end(name.side);
+        if end.socket.is_none() {
+            // An event of another connection has closed it since the kernel reported it
+            // (`bound_unfinished`).
+            return;
+        }
         let readable = event.is_readable() || event.is_read_closed() || event.is_error();
         let writable = event.is_writable() || event.is_error();
         if readable {

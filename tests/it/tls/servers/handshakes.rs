@@ -1,7 +1,7 @@
 //! Handshakes: versions, resumption, pen's own certificate, and servers that break them off.
 
 use std::io::{Read, Write};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Shutdown};
 
 use rustls::ProtocolVersion;
 use serde_json::Value;
@@ -69,33 +69,60 @@ const UNFINISHED: usize = 400;
 const PART: usize = 60_000;
 
 /// So many of them have 16 MiB.
-const MOST_LEFT: i64 = (16 << 20) / PART as i64;
+const MOST_LEFT: usize = (16 << 20) / PART;
+
+/// The beginning of the hello of a server (RFC 8446, 4.1.3), in records.
+fn begun_hello() -> Vec<u8> {
+    let mut message = vec![2, 0, 0xff, 0xf0];
+    message.resize(PART, 0);
+    let record =
+        |part: &[u8]| [&[22, 3, 3, (part.len() >> 8) as u8, part.len() as u8], part].concat();
+    message.chunks(16_000).flat_map(record).collect()
+}
 
 #[test]
-fn a_server_that_never_ends_its_messages_gets_little_memory() {
+fn a_server_that_never_ends_its_messages_gets_little_memory_and_loses_its_clients() {
     let root = Authority::root("root");
     let good = TlsServer::named("good", root.issue(&["127.0.0.1"])).start();
     let hostile = Backend::with(|mut socket| {
-        // The beginning of the hello of a server (RFC 8446, 4.1.3), in records.
-        let mut message = vec![2, 0, 0xff, 0xf0];
-        message.resize(PART, 0);
-        for part in message.chunks(16_000) {
-            let header = [22, 3, 3, (part.len() >> 8) as u8, part.len() as u8];
-            socket.write_all(&[&header[..], part].concat())?;
-        }
+        socket.write_all(&begun_hello())?;
         socket.read_to_end(&mut Vec::new()).map(drop)
     });
     let settings = ["-O", "timeout 600", "-O", "pending_max 1000", "-x", "1000"];
     let builder = pen(&root).workers(1).options(settings);
     let pen = builder.servers([&hostile, &good.backend]).start();
     pen.tell("server 1 state maint");
-    let clients: Vec<Client> = (0..UNFINISHED).map(|_| pen.connect(LOCALHOST)).collect();
-    eventually("all have been with the server", || hostile.accepted() == UNFINISHED);
-    pen.hears("or whose server had sent most without an end");
-    eventually("only so many are left", || pen.report().in_use() <= MOST_LEFT);
+    let before = UNFINISHED / 2;
+    let mut clients: Vec<Client> = (0..before).map(|_| pen.connect(LOCALHOST)).collect();
+    eventually("these are with the server", || hostile.accepted() == before);
     pen.tell("server 1 state ready");
-    pen.tell("server 0 state maint");
+    clients.extend((before..UNFINISHED).map(|_| pen.connect(LOCALHOST)));
+    pen.hears(&format!("blacklisting server 0 ({}) for 30 s: timeout in the", hostile.address()));
+    eventually("only so many are left with it", || hostile.open() <= MOST_LEFT);
+    // Nobody was closed, and those who come have the other one.
+    eventually("the others are with the other one", || {
+        hostile.open() + good.backend.open() == UNFINISHED
+    });
+    assert_eq!(pen.report().in_use(), UNFINISHED as i64);
     assert_eq!(pen.ask(LOCALHOST).as_deref(), Some("good"));
+    clients.into_iter().for_each(Client::reset);
+    pen.settle();
+}
+
+#[test]
+fn what_a_failed_handshake_has_left_counts_no_more() {
+    let root = Authority::root("root");
+    let bad = Backend::with(|mut socket| {
+        socket.write_all(&begun_hello())?;
+        socket.shutdown(Shutdown::Write)?;
+        socket.read_to_end(&mut Vec::new()).map(drop)
+    });
+    let settings = ["-O", "blacklist 0", "-O", "hold 600", "-O", "pending_max 1000", "-x", "1000"];
+    let pen = pen(&root).workers(1).options(settings).server(&bad).start();
+    let clients: Vec<Client> = (0..UNFINISHED).map(|_| pen.connect(LOCALHOST)).collect();
+    eventually("each has failed", || failures(&pen, "closed") >= UNFINISHED as u64);
+    let status: Value = serde_json::from_str(&pen.tell("status json")).unwrap();
+    assert_eq!(status["counters"]["crowded"], 0, "{}", pen.said());
     clients.into_iter().for_each(Client::reset);
     pen.settle();
 }

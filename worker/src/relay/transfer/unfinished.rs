@@ -6,10 +6,12 @@
 //! present piece: a new piece after a finished one starts anew. When much was kept and little is
 //! left, the memory is given back to the system, which the allocator would not do.
 //!
-//! Of a server, what every connection to one may need at any time does not count after the
-//! handshake ([`USUAL`]). Many downloads stand in the middle of a record, and no client could help
-//! that. What a server sends beyond it is unusual. So if servers have most of the memory, the
-//! connections with most of it are reset first.
+//! Of a server, only the handshake counts. After it, many downloads stand in the middle of a
+//! record, and no client could help that: each connection has a bound of its own then
+//! ([`ESTABLISHED`]). A server that sends much of a handshake and does not end it is unusual. So if
+//! servers have most of the memory, the connections with most of it go first.
+//!
+//! [`ESTABLISHED`]: crate::tls::session::ESTABLISHED
 
 use std::cmp::Reverse;
 
@@ -19,16 +21,12 @@ use crate::relay::connection::{Connection, Piece};
 use crate::sys;
 use crate::tls::Session;
 
-/// Most bytes of all connections together. One piece has at most about 64 KiB, so the default `-x`
-/// of 256 never reaches it.
+/// Most bytes of all connections together. One piece of a client has at most about 64 KiB, so the
+/// default `-x` of 256 never reaches it by clients alone.
 const MOST: usize = 16 << 20;
 
-/// What a connection to a server may keep after the handshake: a record, and a chain of
-/// certificates of usual size.
-const USUAL: usize = 32 * 1024;
-
-/// Bytes left after connections were reset. The free room means that the oldest are searched only
-/// once in 2 MiB.
+/// Bytes left after connections were given up. The free room means that the oldest are searched
+/// only once in 2 MiB.
 pub const LEFT: usize = MOST - MOST / 8;
 
 /// Memory is given back after this many bytes were kept, or this many connections were open, and a
@@ -66,9 +64,9 @@ impl Unfinished {
         self.bytes -= piece.bytes as usize;
     }
 
-    /// The slots of the connections with the oldest pieces, if the total is beyond the bound.
-    /// Without them, at most [`LEFT`] bytes remain.
-    pub fn surplus(&self, pool: &Pool, now: u64) -> Vec<u32> {
+    /// The connections to give up, if the total is beyond the bound. Without them, at most [`LEFT`]
+    /// bytes remain.
+    pub fn surplus(&self, pool: &Pool, now: u64) -> Vec<Surplus> {
         if self.bytes <= MOST {
             return Vec::new();
         }
@@ -100,7 +98,25 @@ impl Unfinished {
     }
 }
 
-/// A connection that may be reset.
+/// A connection to give up.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Surplus {
+    /// Its slot.
+    pub slot: u32,
+    /// Who is to blame.
+    pub sender: Sender,
+}
+
+/// Who has sent the unfinished data for which a connection is given up.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Sender {
+    /// Its client, or nobody in particular: it is just the oldest.
+    Client,
+    /// Its server: servers have most of the memory, and this one most of the piece.
+    Server,
+}
+
+/// A connection that may be given up.
 struct Candidate {
     slot: u32,
     piece: Piece,
@@ -108,9 +124,9 @@ struct Candidate {
     of_server: usize,
 }
 
-/// The connections to reset until at most `left` bytes remain: those with the oldest pieces. If
+/// The connections to give up until at most `left` bytes remain: those with the oldest pieces. If
 /// servers have more than half of the bytes, first those whose server has most.
-fn chosen(mut all: Vec<Candidate>, mut bytes: usize, left: usize, now: u64) -> Vec<u32> {
+fn chosen(mut all: Vec<Candidate>, mut bytes: usize, left: usize, now: u64) -> Vec<Surplus> {
     let of_servers: usize = all.iter().map(|one| one.of_server).sum();
     let blames_servers = of_servers > bytes / 2;
     all.sort_by_key(|one| {
@@ -124,7 +140,9 @@ fn chosen(mut all: Vec<Candidate>, mut bytes: usize, left: usize, now: u64) -> V
             break;
         }
         bytes = bytes.saturating_sub(one.piece.bytes as usize);
-        gone.push(one.slot);
+        let is_servers = blames_servers && one.of_server > one.piece.bytes as usize / 2;
+        let sender = if is_servers { Sender::Server } else { Sender::Client };
+        gone.push(Surplus { slot: one.slot, sender });
     }
     gone
 }
@@ -148,10 +166,7 @@ impl Connection {
     /// Those of the server.
     fn unfinished_of_server(&self) -> usize {
         let Some(session) = &self.up.session else { return 0 };
-        match session.is_handshaking() {
-            true => kept(&self.up, session),
-            false => kept(&self.up, session).saturating_sub(USUAL),
-        }
+        if session.is_handshaking() { kept(&self.up, session) } else { 0 }
     }
 }
 
@@ -188,14 +203,19 @@ mod tests {
             Candidate { slot, piece, of_server }
         };
         let clients = || vec![one(1, 5, 0), one(2, 500, 0), one(3, 50, 0)];
+        let of = |sender, slots: &[u32]| {
+            slots.iter().map(|&slot| Surplus { slot, sender }).collect::<Vec<_>>()
+        };
         assert!(chosen(clients(), 30, 30, now).is_empty());
-        assert_eq!(chosen(clients(), 30, 20, now), [2]);
-        assert_eq!(chosen(clients(), 30, 19, now), [2, 3]);
-        assert_eq!(chosen(clients(), 30, 0, now), [2, 3, 1]);
-        // Servers with less than half change nothing, and with more they go first.
+        assert_eq!(chosen(clients(), 30, 20, now), of(Sender::Client, &[2]));
+        assert_eq!(chosen(clients(), 30, 19, now), of(Sender::Client, &[2, 3]));
+        assert_eq!(chosen(clients(), 30, 0, now), of(Sender::Client, &[2, 3, 1]));
+        // Servers with less than half change nothing, and with more they go first. Each is to blame
+        // where most of the piece is its own.
         let servers = |most| vec![one(1, 500, 0), one(2, 5, most), one(3, 50, 4)];
-        assert_eq!(chosen(servers(8), 30, 10, now), [1, 3]);
-        assert_eq!(chosen(servers(10), 24, 4, now), [2, 3]);
+        assert_eq!(chosen(servers(8), 30, 10, now), of(Sender::Client, &[1, 3]));
+        let both = [of(Sender::Server, &[2]), of(Sender::Client, &[3])].concat();
+        assert_eq!(chosen(servers(10), 24, 4, now), both);
     }
 
     #[test]

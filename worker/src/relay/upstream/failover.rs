@@ -185,9 +185,7 @@ impl Relay<'_> {
             return self.dial_again(slot, target);
         }
         self.end_connect(slot);
-        let connection = &mut self.connections[slot];
-        connection.up = Endpoint::default();
-        connection.state = ConnectionState::Connecting;
+        self.drop_server(slot);
         let target = match (target, since_then) {
             (Some(target), ServerSince::Same | ServerSince::Rerouted) => target,
             (Some(_), ServerSince::Replaced) | (None, _) => return self.fail_over(slot),
@@ -214,12 +212,18 @@ impl Relay<'_> {
     /// Gives up a connection to a server, and makes another one to the same server.
     pub(in crate::relay) fn dial_again(&mut self, slot: u32, target: Target) {
         self.end_connect(slot);
+        self.drop_server(slot);
+        self.connections[slot].since_then = ServerSince::Same;
+        self.begin_route(slot, target);
+        self.try_later(slot);
+    }
+
+    /// Closes the socket of a connect that has failed, and frees what came from it.
+    fn drop_server(&mut self, slot: u32) {
         let connection = &mut self.connections[slot];
         connection.up = Endpoint::default();
         connection.state = ConnectionState::Connecting;
-        connection.since_then = ServerSince::Same;
-        self.begin_route(slot, target);
-        self.try_later(slot);
+        self.io.note_unfinished(connection, self.now);
     }
 
     /// A connect is no longer under way.

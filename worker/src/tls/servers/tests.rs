@@ -74,28 +74,39 @@ impl Pair {
     fn run(&mut self, piece: usize) -> Vec<u8> {
         let mut came = Vec::new();
         loop {
-            let mut to_server = &std::mem::take(&mut self.to_server)[..];
-            while !to_server.is_empty() {
-                self.server.read_tls(&mut to_server).unwrap();
-                let _ = self.server.process_new_packets();
-            }
-            let mut from_server = Vec::new();
-            while self.server.wants_write() {
-                self.server.write_tls(&mut from_server).unwrap();
-            }
+            let from_server = self.answer();
             if from_server.is_empty() {
                 return came;
             }
             for part in from_server.chunks(piece) {
-                self.session.room(&mut self.cipher, part.len())[..part.len()].copy_from_slice(part);
-                let taken = self.session.take(part.len(), &mut self.cipher, &mut self.plain);
-                came.extend_from_slice(&self.plain[..taken.plain]);
-                self.to_server.extend(self.session.take_out());
-                if let Some(error) = taken.error {
-                    self.session.set_error(error);
-                }
+                came.extend(self.take(part));
             }
         }
+    }
+
+    /// Passes everything on to the server, and returns what it sends.
+    fn answer(&mut self) -> Vec<u8> {
+        let mut to_server = &std::mem::take(&mut self.to_server)[..];
+        while !to_server.is_empty() {
+            self.server.read_tls(&mut to_server).unwrap();
+            let _ = self.server.process_new_packets();
+        }
+        let mut from_server = Vec::new();
+        while self.server.wants_write() {
+            self.server.write_tls(&mut from_server).unwrap();
+        }
+        from_server
+    }
+
+    /// Passes a piece on to the worker, and returns the plain text of it.
+    fn take(&mut self, part: &[u8]) -> Vec<u8> {
+        self.session.room(&mut self.cipher, part.len())[..part.len()].copy_from_slice(part);
+        let taken = self.session.take(part.len(), &mut self.cipher, &mut self.plain);
+        self.to_server.extend(self.session.take_out());
+        if let Some(error) = taken.error {
+            self.session.set_error(error);
+        }
+        self.plain[..taken.plain].to_vec()
     }
 
     fn send(&mut self, plain: &[u8]) {
@@ -169,6 +180,29 @@ fn what_an_established_server_does_not_finish_has_a_smaller_bound_than_a_handsha
         pair.server.writer().write_all(b"answer").unwrap();
         let answer: &[u8] = if is_kept { b"answer" } else { b"" };
         assert_eq!(pair.run(1000), answer, "{ticket}");
+    }
+}
+
+#[test]
+fn all_that_a_server_sends_in_its_handshake_counts_until_it_is_over() {
+    let identity = own("a.example");
+    for version in [&TLS12, &TLS13] {
+        let mut tls = ServersTls::new(memory(true, &identity.0.pem())).unwrap();
+        let session = tls.session(0, || Some("a.example".parse().unwrap())).unwrap();
+        let mut pair = Pair::new(session, &server(&identity, version));
+        let mut came = 0;
+        while pair.session.is_handshaking() {
+            for part in pair.answer().chunks(10) {
+                pair.take(part);
+                came += part.len();
+                let (session, held) = (&pair.session, pair.session.held_bytes());
+                assert!(!session.is_handshaking() || held >= came, "{version:?}: {held} of {came}");
+            }
+        }
+        assert!(came > identity.0.der().len());
+        let mut connection = RelayConnection::default();
+        connection.up.session = Some(Box::new(pair.session));
+        assert_eq!(connection.unfinished_bytes(), 0);
     }
 }
 

@@ -95,6 +95,10 @@ pub struct Session {
     out: Vec<u8>,
     /// Our last messages of a handshake with a server. They go out with the first plain text.
     last_flight: Vec<u8>,
+    /// Bytes of a handshake that the server has sent.
+    greeted: usize,
+    /// How often the library keeps them at most, until the handshake is over.
+    copies: usize,
 }
 
 impl std::fmt::Debug for Session {
@@ -121,13 +125,15 @@ impl Session {
         name: ServerName<'static>,
         sessions: Arc<Sessions>,
     ) -> Result<Session, rustls::Error> {
+        // Its certificates, and what a signature of pen's certificate covers.
+        let copies = if config.client_auth_cert_resolver.has_certs() { 2 } else { 1 };
         let tls = UnbufferedClientConnection::new(config, name)?;
         let mut asking = Asking { tls, sessions };
         let (mut out, mut taken) = (Vec::new(), TakenRecords::default());
         exchange(&mut asking, &mut [], 0, &mut [], &mut out, &mut taken);
         match taken.error {
             Some(error) => Err(error),
-            None => Ok(Session { out, ..Session::at(SessionStage::Asking(asking)) }),
+            None => Ok(Session { out, copies, ..Session::at(SessionStage::Asking(asking)) }),
         }
     }
 
@@ -145,6 +151,8 @@ impl Session {
             refused: None,
             out: Vec::new(),
             last_flight: Vec::new(),
+            greeted: 0,
+            copies: 0,
         }
     }
 
@@ -202,6 +210,9 @@ impl Session {
             }
             Ok(Some(Engine::Client(asking))) => {
                 let was_shaking = asking.tls.is_handshaking();
+                if was_shaking {
+                    self.greeted = self.greeted.saturating_add(length);
+                }
                 let start = exchange(asking, records, kept, plain, &mut self.out, &mut taken);
                 let is_over = was_shaking && !asking.tls.is_handshaking() && taken.error.is_none();
                 if is_over && self.out.len() <= LAST_FLIGHT {
@@ -323,15 +334,15 @@ impl Session {
         self.early_end = ended;
     }
 
-    /// Bytes of memory kept until more data comes, or until a server is connected. The library
-    /// keeps a server's certificates as long as the session.
+    /// Bytes of memory kept until more data comes, or until a server is connected. In the handshake
+    /// with a server, the library may keep all that came. After it, it keeps the certificates, as
+    /// long as the session; they are at most 64 KiB, and do not count here.
     pub fn held_bytes(&self) -> usize {
-        let certificates = match &self.stage {
-            SessionStage::Choosing(_) | SessionStage::Serving(..) => None,
-            SessionStage::Asking(asking) => asking.tls.peer_certificates(),
+        let in_library = match self.is_handshaking() {
+            true => self.greeted.saturating_sub(self.incomplete.len()) * self.copies,
+            false => 0,
         };
-        let certificates = certificates.into_iter().flatten().map(|one| one.len());
-        self.incomplete.capacity() + self.early.capacity() + certificates.sum::<usize>()
+        self.incomplete.capacity() + self.early.capacity() + in_library
     }
 
     /// Whether plain text was kept by [`Session::keep_early`].
