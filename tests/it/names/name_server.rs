@@ -12,8 +12,8 @@ use std::thread;
 use simple_dns::rdata::{RData, SRV};
 use simple_dns::{CLASS, Name, Packet, PacketFlag, QTYPE, Question, RCODE, ResourceRecord, TYPE};
 
-use crate::harness::Gate;
 use crate::harness::machine::in_etc;
+use crate::harness::{Gate, PATIENCE, eventually};
 
 /// Where the name server listens.
 const PLACE: (Ipv4Addr, u16) = (Ipv4Addr::new(127, 0, 0, 53), 53);
@@ -307,6 +307,7 @@ fn the_name_server_of_the_tests_answers_as_it_is_told() {
         let wanted = QTYPE::TYPE(wanted);
         packet.questions.push(Question::new(owned(name), wanted, CLASS::IN.into(), false));
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket.send_to(&packet.build_bytes_vec().unwrap(), PLACE).unwrap();
         socket
     };
@@ -339,7 +340,9 @@ fn the_name_server_of_the_tests_answers_as_it_is_told() {
 
     let gate = Gate::closed();
     names.answers("a.test", Manner::Late(gate.clone()));
+    let before = names.asked("a.test");
     let late = ask("a.test", TYPE::A);
+    eventually("it was asked", || names.asked("a.test") > before);
     names.answers("a.test", Manner::Silence);
     late.set_nonblocking(true).unwrap();
     assert!(late.recv(&mut [0; SMALL]).is_err());
