@@ -96,7 +96,9 @@ impl Gone {
         for n in 2..6 {
             self.pen.connect(client(n)).echoes("new");
         }
-        self.pen.tells("pid", &self.pen.supervisor().pid().to_string());
+        // Another upgrade may begin meanwhile: then it tells the operator to ask again.
+        let pid = format!("{}\n", self.pen.supervisor().pid());
+        eventually("an operator has an answer", || self.pen.tell("pid") == pid);
     }
 
     /// The upgrade failed for this reason, with one message, and the next one succeeds.
