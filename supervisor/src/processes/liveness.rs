@@ -186,8 +186,8 @@ const INTERVAL: Duration = Duration::from_millis(900);
 
 /// A process hangs when it has left a ping unanswered for this time, as [`charge`] counts. That is
 /// four beats, even for a process that runs all the time and sometimes shares its processor. A
-/// working process answers within the time of sixteen steps of its loop, and it waits at most 200 ms
-/// of each second for locks of the table.
+/// working process answers within the time of sixteen steps of its loop. It waits at most 200 ms of
+/// each second for locks of the table.
 const MOST_SILENCE: Duration = Duration::from_millis(2750);
 
 /// Beats that a replacement may take to become ready.

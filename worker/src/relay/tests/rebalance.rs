@@ -86,7 +86,8 @@ fn each_order_goes_on_behind_the_last_connection_that_was_ended() {
         client.peek(&mut [0]).is_ok()
     };
     for ended in 1..=7 {
-        assert_eq!(rig.rebalance(order(ended, &one, &two, 1)), 1);
+        // The clock of the worker may be some milliseconds behind.
+        rig.rebalance_until(order(ended, &one, &two, 1), 1);
         rig.report();
         let (first, rest) = pairs.split_at(ended as usize);
         let ends =
