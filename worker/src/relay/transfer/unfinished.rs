@@ -8,10 +8,8 @@
 //!
 //! Of a server, only the handshake counts. After it, many downloads stand in the middle of a
 //! record, and no client could help that: each connection has a bound of its own then
-//! ([`ESTABLISHED`]). A server that sends much of a handshake and does not end it is unusual. So if
+//! (`tls::session`). A server that sends much of a handshake and does not end it is unusual. So if
 //! servers have most of the memory, the connections with most of it go first.
-//!
-//! [`ESTABLISHED`]: crate::tls::session::ESTABLISHED
 
 use std::cmp::Reverse;
 
